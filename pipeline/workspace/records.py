@@ -1,0 +1,160 @@
+"""The typed records that stages hand to each other through files; their JSON schemas stand in `docs/schemas`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FINDINGS_VERSION = 1
+BIASES_VERSION = 1
+AUDIT_VERSION = 1
+
+
+class Record(BaseModel):
+    """An immutable record; unknown fields are errors, so that a file of another version is noticed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Finding(Record):
+    """What a detector reports: a group of samples (and neurons) that share a reason for the prediction."""
+
+    id: str = Field(description="stable for the same content: detector, class, layer and samples")
+    rank: int = Field(ge=1, description="1 = most suspicious")
+    detector: str
+    class_id: int
+    class_name: str
+    layer: str = Field(description='layer name, or "input" for heatmaps')
+    score: float = Field(ge=0, le=1, description="suspicion; the product of documented parts")
+    score_parts: dict[str, float]
+    sample_ids: list[str]
+    neuron_ids: list[int] = []
+    evidence: dict[str, str] = Field({}, description="what it shows -> picture, relative to the run directory")
+
+
+class Findings(Record):
+    """The file `reveal/findings.json`."""
+
+    schema_version: int = FINDINGS_VERSION
+    findings: list[Finding] = Field(description="best first")
+
+
+class Verdict(Record):
+    """A person's word on a finding, one entry of the append-only journal `annotations.json`."""
+
+    finding: str
+    verdict: Literal["spurious", "valid", "unsure"]
+    by: str
+    when: str = Field(description="ISO 8601")
+    why: str = ""
+
+
+class CavSummary(Record):
+    """How well a concept activation vector separates samples that it was not fitted on."""
+
+    kind: str
+    layer: str
+    auroc: float = Field(description="held-out; against the labels that the finding gave, not against ground truth")
+    auroc_lower: float
+    auroc_upper: float
+    n_positive: int
+    n_negative: int
+
+
+class Bias(Record):
+    """An accepted finding. Its id follows it through CAV, masks, corrections, metrics and report."""
+
+    id: str
+    finding: str
+    class_id: int
+    class_name: str
+    status: Literal["reviewed", "unreviewed"]
+    verdict: Verdict | None = None
+    sample_ids: list[str] = Field(description="samples of the training and validation split that carry it, as revealed")
+    cav: CavSummary
+    candidates: list[CavSummary] = Field(description="every estimator and layer that was tried")
+
+
+class Biases(Record):
+    """The file `reveal/biases.json`."""
+
+    schema_version: int = BIASES_VERSION
+    biases: list[Bias]
+
+
+class Metric(Record):
+    """One row of `evaluate/metrics.csv`."""
+
+    model: str
+    world: str
+    subgroup: str
+    metric: str
+    value: float
+    lower: float
+    upper: float
+    n: int
+
+
+class MethodRecord(Record):
+    """The file `mitigate/<method id>/method.json`."""
+
+    id: str
+    kind: str
+    parameters: dict
+    trained: bool = Field(description="False for corrections that only add a projection")
+    biases: list[str]
+    status: Literal["reviewed", "unreviewed"]
+    seconds: float
+    validation: dict[str, float] = Field(description="metrics on the validation split, which select the best correction")
+    projections: list[dict] = Field([], description="layer, mode and file of every projection added to the network")
+
+
+class GateResult(Record):
+    """One rule of the gate, as it came out."""
+
+    rule: str
+    status: Literal["pass", "fail", "not_run"]
+    measured: float | None = None
+    n: int | None = None
+    detail: str = ""
+
+
+class LayerHealth(Record):
+    """Health of the attribution at one layer."""
+
+    layer: str
+    conservation: float = Field(description="sum of relevance / explained logit, without bias terms; ideal 1")
+    finite: bool
+
+
+class Health(Record):
+    """Health of an attribution method on one model."""
+
+    composite: str
+    arch: str
+    conservation: float = Field(description="at the input; ideal 1")
+    bias_share: float = Field(description="share of the explained logit that biases absorb when they are not left out")
+    finite: bool
+    healthy: bool
+    layers: list[LayerHealth]
+    warning: str = ""
+
+
+class Audit(Record):
+    """The file `report/audit.json`: everything that the HTML report shows."""
+
+    schema_version: int = AUDIT_VERSION
+    name: str
+    title: str
+    verdict: Literal["pass", "fail", "no_gate"]
+    summary: list[str] = Field(description="the verdict in plain words, line by line")
+    warnings: list[str]
+    best_correction: str | None
+    findings: list[Finding]
+    biases: list[Bias]
+    methods: list[MethodRecord]
+    health: Health | None
+    metrics: list[Metric]
+    gate: list[GateResult]
+    provenance: dict
