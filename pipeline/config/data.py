@@ -29,7 +29,7 @@ class AttackConfig(Section):
 
 
 class GlyphAttack(AttackConfig):
-    """A small bright plus sign near a corner, its position jittered."""
+    """A small opaque stamp near a corner, a bright plus sign on black, its position jittered."""
 
     kind: Literal["glyph"]
     size: int = Field(5, ge=3, description="side of the glyph in pixels")

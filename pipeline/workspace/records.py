@@ -153,6 +153,7 @@ class Audit(Record):
     best_correction: str | None
     findings: list[Finding]
     biases: list[Bias]
+    verdicts: list[Verdict] = Field([], description="the journal in order; the last word on a finding counts")
     methods: list[MethodRecord]
     health: Health | None
     metrics: list[Metric]

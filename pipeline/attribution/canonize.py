@@ -1,0 +1,76 @@
+"""An explainable copy of a model: BatchNorm folded into the layer before it, found by tracing the data flow."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def canonized_copy(model: nn.Module, example: torch.Tensor) -> nn.Module:
+    """Return a deep copy in evaluation mode that computes the same function with BatchNorm folded away.
+
+    A BatchNorm is folded when its input is, tensor for tensor, the output of a convolution or linear layer, and both run
+    once. The model itself is not touched: neither values, nor identities, nor hooks.
+
+    Args:
+        model: any module.
+        example: one small batch, used to watch which output feeds which BatchNorm.
+    """
+    duplicate = copy.deepcopy(model).eval()
+    for parameter in duplicate.parameters():
+        parameter.requires_grad_(False)
+    for producer, norm in _fold_pairs(duplicate, example):
+        _fold(producer, norm)
+        _replace(duplicate, norm, _what_remains(norm))
+    return duplicate
+
+
+def _fold_pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Module, nn.Module]]:
+    produced: dict[int, nn.Module] = {}
+    kept_alive: list[torch.Tensor] = []
+    pairs: list[tuple[nn.Module, nn.Module]] = []
+    calls: dict[nn.Module, int] = {}
+
+    def watch(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        if isinstance(module, NORMS) and id(inputs[0]) in produced and module.running_mean is not None:
+            pairs.append((produced[id(inputs[0])], module))
+        elif isinstance(module, FOLDABLE):
+            kept_alive.append(output)
+            produced[id(output)] = module
+
+    handles = [m.register_forward_hook(watch) for m in model.modules() if isinstance(m, FOLDABLE + NORMS)]
+    try:
+        with torch.no_grad():
+            model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(producer, norm) for producer, norm in pairs if calls[producer] == calls[norm] == 1]
+
+
+def _fold(producer: nn.Module, norm: nn.Module) -> None:
+    fuse = fuse_linear_bn_weights if isinstance(producer, nn.Linear) else fuse_conv_bn_weights
+    weight, bias = fuse(
+        producer.weight, producer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    producer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    producer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+
+
+def _what_remains(norm: nn.Module) -> nn.Module:
+    """Return what the normalisation layer did besides normalising: some bring their activation with them."""
+    return norm.act if isinstance(getattr(norm, "act", None), nn.Module) else nn.Identity()
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if child is old:
+                setattr(parent, name, new)

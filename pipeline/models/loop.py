@@ -1,0 +1,213 @@
+"""The training loop that train and mitigate share: epochs, validation, best epoch, history, resume."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipeline.data.batches import Batch, Batches
+from pipeline.errors import PipelineError
+from pipeline.workspace.atomic import atomic_path, write_text
+from pipeline.workspace.progress import Reporter, SilentReporter
+
+Losses = dict[str, torch.Tensor]
+LOWER_IS_BETTER = {"loss"}
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long and how fast to train.
+
+    Attributes:
+        select: validation metric that names the best epoch, or "last".
+        frozen_norms: keep BatchNorm statistics as they are, as fine-tuning on few samples should.
+    """
+
+    epochs: int
+    lr: float
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    clip_norm: float | None = None
+    select: str = "accuracy"
+    frozen_norms: bool = False
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the history: number, mean training losses by name, validation metrics."""
+
+    number: int
+    losses: dict[str, float]
+    validation: dict[str, float]
+
+
+def train_loop(
+    model: nn.Module,
+    batches: Batches,
+    losses: Callable[[nn.Module, Batch, int], Losses],
+    validate: Callable[[nn.Module], dict[str, float]],
+    settings: LoopSettings,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    key: str = "",
+    state_path: Path | None = None,
+    reporter: Reporter | None = None,
+    label: str = "training",
+) -> list[Epoch]:
+    """Train in place and leave the weights of the best epoch in the model.
+
+    Args:
+        model: any module.
+        batches: shuffled training batches.
+        losses: (model, batch, epoch) -> named scalars; their sum under the name "total" is minimised.
+        validate: model -> metrics; called after every epoch in evaluation mode.
+        settings: see `LoopSettings`.
+        key: hash of everything the training depends on; a saved state with another key is ignored.
+        state_path: where the state of the last epoch is kept, so that a killed training goes on there.
+
+    Raises:
+        PipelineError: the loss is not finite.
+    """
+    reporter = reporter or SilentReporter()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = _make_optimizer(settings, parameters)
+    history: list[Epoch] = []
+    best: tuple[float, dict[str, torch.Tensor]] | None = None
+    resumed = _load_state(state_path, key)
+    if resumed:
+        model.load_state_dict(resumed["model"])
+        optimizer.load_state_dict(resumed["optimizer"])
+        history = [Epoch(**row) for row in resumed["history"]]
+        best = (resumed["best_score"], resumed["best"])
+        reporter.say(f"    {label}: resuming after epoch {len(history)} of {settings.epochs}")
+    steps = settings.epochs * len(batches)
+    for number in range(len(history) + 1, settings.epochs + 1):
+        torch.manual_seed(seed * 100_003 + number)
+        batches.epoch = number
+        model.train()
+        if settings.frozen_norms:
+            freeze_norms(model)
+        sums: dict[str, float] = {}
+        for step, batch in enumerate(reporter.track(batches, f"{label}, epoch {number}/{settings.epochs}")):
+            _set_rate(optimizer, settings, (number - 1) * len(batches) + step, steps)
+            moved = Batch(batch.x.to(device), batch.y.to(device), batch.index)
+            values = losses(model, moved, number)
+            _step(optimizer, values["total"], parameters, settings.clip_norm, label, number)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(batch.y)
+        model.eval()
+        epoch = Epoch(number, {name: value / len(batches.indices) for name, value in sums.items()}, validate(model))
+        history.append(epoch)
+        score = _score(epoch, settings.select)
+        if best is None or score >= best[0]:
+            best = (score, {name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
+        _save_state(state_path, key, model, optimizer, history, best)
+        reporter.say(f"    {label}: {_describe(epoch, settings.epochs)}")
+    if best is not None:
+        model.load_state_dict(best[1])
+    model.eval()
+    return history
+
+
+def freeze_norms(model: nn.Module) -> None:
+    """Put every BatchNorm into evaluation mode; scale and shift stay trainable."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def write_history(path: Path, history: list[Epoch]) -> None:
+    """Write one CSV row per epoch: epoch, train_<loss>, val_<metric>."""
+    rows = [
+        {"epoch": epoch.number}
+        | {f"train_{name}": value for name, value in epoch.losses.items()}
+        | {f"val_{name}": value for name, value in epoch.validation.items()}
+        for epoch in history
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["epoch"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _make_optimizer(settings: LoopSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, settings: LoopSettings, step: int, steps: int) -> None:
+    factor = 0.5 * (1 + math.cos(math.pi * step / steps)) if settings.schedule == "cosine" else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = settings.lr * factor
+
+
+def _step(
+    optimizer: torch.optim.Optimizer,
+    total: torch.Tensor,
+    parameters: list[nn.Parameter],
+    clip_norm: float | None,
+    label: str,
+    epoch: int,
+) -> None:
+    if not torch.isfinite(total):
+        raise PipelineError(
+            f"{label}: the loss became {float(total)} in epoch {epoch}. Lower the learning rate or the weight of the penalty."
+        )
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, clip_norm)
+    optimizer.step()
+
+
+def _score(epoch: Epoch, select: str) -> float:
+    if select == "last":
+        return float(epoch.number)
+    value = epoch.validation[select]
+    if math.isnan(value):
+        return -math.inf
+    return -value if select in LOWER_IS_BETTER else value
+
+
+def _describe(epoch: Epoch, epochs: int) -> str:
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in epoch.losses.items())
+    metrics = ", ".join(f"{name} {value:.3f}" for name, value in epoch.validation.items())
+    return f"epoch {epoch.number}/{epochs}: {losses}; validation {metrics}"
+
+
+def _save_state(path, key, model, optimizer, history, best) -> None:
+    if path is None:
+        return
+    state = {
+        "key": key,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "history": [vars(epoch) for epoch in history],
+        "best_score": best[0],
+        "best": best[1],
+    }
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _load_state(path: Path | None, key: str) -> dict | None:
+    """Return the saved state if it belongs to this very training; a damaged or foreign one only costs its epochs."""
+    if path is None or not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        return None
+    return state if state.get("key") == key else None

@@ -1,0 +1,82 @@
+"""Spectral embedding and clustering of samples by their relevance (Lapuschkin et al. 2019, SpRAy)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The spectral view of `[N, D]` rows.
+
+    Attributes:
+        eigenvalues: `[k]` of the normalised Laplacian, ascending, in [0, 2]; small ones count the clusters.
+        embedding: `[N, k]`, rows of length 1.
+        graph: symmetric neighbour graph `[N, N]`, sparse.
+    """
+
+    eigenvalues: np.ndarray
+    embedding: np.ndarray
+    graph: sparse.csr_array
+
+
+def normalize_rows(features: np.ndarray) -> np.ndarray:
+    """Divide each row by the sum of its absolute values, so that the size of the logit does not matter."""
+    features = np.asarray(features, dtype=np.float32).reshape(len(features), -1)
+    return features / np.maximum(np.abs(features).sum(1, keepdims=True), 1e-12)
+
+
+def neighbor_graph(features: np.ndarray, neighbors: int) -> sparse.csr_array:
+    """Return the symmetric graph of nearest neighbours by Euclidean distance, exact, without self-loops.
+
+    An edge weighs 1 where both ends choose each other and 1/2 where only one does: (A + A^T) / 2.
+    """
+    from sklearn.neighbors import kneighbors_graph
+
+    graph = kneighbors_graph(features, min(neighbors, len(features) - 1), mode="connectivity", include_self=False)
+    return sparse.csr_array((graph + graph.T) / 2)
+
+
+def spectrum(features: np.ndarray, *, neighbors: int, eigenvectors: int) -> Spectrum:
+    """Embed rows by the smallest eigenvectors of the symmetric normalised Laplacian I - D^-1/2 A D^-1/2.
+
+    Deterministic: the eigensolver starts from a fixed vector and each eigenvector's largest entry is made positive.
+    """
+    from scipy.sparse.linalg import eigsh
+
+    graph = neighbor_graph(features, neighbors)
+    count = graph.shape[0]
+    scale = sparse.diags_array(1 / np.sqrt(np.maximum(np.asarray(graph.sum(1)).ravel(), 1e-12)))
+    affinity = scale @ graph @ scale
+    wanted = min(eigenvectors, count - 2)
+    start = np.random.default_rng(0).standard_normal(count)
+    values, vectors = eigsh(affinity, k=wanted, which="LA", v0=start)
+    order = np.argsort(-values)
+    values, vectors = values[order], vectors[:, order]
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(wanted)])
+    lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return Spectrum(np.clip(1 - values, 0, 2), vectors / lengths, graph)
+
+
+def choose_clusters(eigenvalues: np.ndarray, most: int) -> int:
+    """Return the number of clusters, at least 2, at the largest gap between neighbouring eigenvalues."""
+    gaps = np.diff(eigenvalues[: most + 1])
+    return int(np.argmax(gaps[1:]) + 2) if len(gaps) > 1 else 2
+
+
+def cluster(view: Spectrum, clusters: int, seed: int) -> np.ndarray:
+    """Return cluster numbers `[N]` by k-means on the leading eigenvectors."""
+    from sklearn.cluster import KMeans
+
+    return KMeans(clusters, n_init=10, random_state=seed).fit_predict(view.embedding[:, :clusters])
+
+
+def conductance(graph: sparse.csr_array, members: np.ndarray) -> float:
+    """Return the share of a group's edges that leave it, over the smaller side: 0 = an island, about 1 = no group."""
+    inside = np.asarray(members, dtype=bool)
+    degree = np.asarray(graph.sum(1)).ravel()
+    cut = graph[inside][:, ~inside].sum()
+    return float(cut / max(min(degree[inside].sum(), degree[~inside].sum()), 1e-12))

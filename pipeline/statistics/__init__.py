@@ -1,0 +1,21 @@
+"""Intervals and paired tests on numpy arrays: every figure that a report shows comes with its uncertainty."""
+
+from __future__ import annotations
+
+from .auroc import auroc, delong_paired
+from .classification import accuracy, balanced_accuracy, per_class_accuracy, worst_group
+from .intervals import Interval, bootstrap, wilson
+from .paired import mcnemar
+
+__all__ = [
+    "Interval",
+    "accuracy",
+    "auroc",
+    "balanced_accuracy",
+    "bootstrap",
+    "delong_paired",
+    "mcnemar",
+    "per_class_accuracy",
+    "wilson",
+    "worst_group",
+]

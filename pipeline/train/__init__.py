@@ -1,0 +1,1 @@
+"""Fit or load the classifier under audit."""

@@ -1,0 +1,38 @@
+"""Content hashes: the only keys under which results are found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_DIGEST_BYTES = 16
+
+
+def digest_json(value: Any) -> str:
+    """Return the hash of a JSON-like value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the hash of a file's bytes."""
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@cache
+def digest_sources(packages: tuple[str, ...]) -> str:
+    """Return the hash of the Python sources of rooms of this package, e.g. ("reveal", "concepts")."""
+    root = Path(__file__).parents[1]
+    return digest_json([(str(path.relative_to(root)), digest_file(path)) for path in _sources(root, packages)])
+
+
+def _sources(root: Path, packages: Iterable[str]) -> list[Path]:
+    return sorted(path for package in packages for path in (root / package).rglob("*") if path.suffix in (".py", ".j2"))

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
+
+from pipeline.errors import DataError
+from pipeline.statistics import (
+    Interval,
+    accuracy,
+    balanced_accuracy,
+    bootstrap,
+    per_class_accuracy,
+    wilson,
+    worst_group,
+)
+
+predictions = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
+
+
+@settings(deadline=None)
+@given(predictions)
+def test_values_equal_sklearn(rows):
+    y, predicted = np.array(rows).T
+    classes = np.unique(y)
+    found = accuracy(y, predicted)
+    assert found == wilson((y == predicted).sum(), len(y))
+    assert found.value == pytest.approx(accuracy_score(y, predicted))
+    recalls = per_class_accuracy(y, predicted)
+    assert list(recalls) == list(classes)
+    expected = recall_score(y, predicted, labels=classes, average=None, zero_division=0)
+    assert [each.value for each in recalls.values()] == pytest.approx(list(expected))
+    assert [each.n for each in recalls.values()] == list(np.bincount(y)[classes])
+    # sklearn's balanced accuracy, too, leaves out classes without samples, but warns of predictions of them.
+    balanced = balanced_accuracy(y, predicted, resamples=50)
+    assert balanced.value == pytest.approx(np.mean(expected))
+    assert balanced.lower <= balanced.upper
+    assert balanced.n == len(y)
+
+
+def test_balanced_accuracy_equals_sklearn():
+    rng = np.random.default_rng(0)
+    y, predicted = rng.integers(0, 3, 100), rng.integers(0, 3, 100)
+    assert balanced_accuracy(y, predicted).value == pytest.approx(balanced_accuracy_score(y, predicted))
+
+
+def test_balanced_accuracy_has_the_interval_of_the_stratified_bootstrap():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [300, 60, 20])
+    predicted = np.where(rng.uniform(size=380) < np.array([0.9, 0.7, 0.5])[y], y, (y + 1) % 3)
+
+    def mean_recall(rows):
+        return np.mean([rows[rows[:, 0] == c, 1].mean() for c in range(3)])
+
+    rows = np.stack([y, y == predicted], axis=1)
+    expected = bootstrap(rows, mean_recall, strata=y, resamples=3000)
+    found = balanced_accuracy(y, predicted, resamples=3000)
+    assert found[:3] == pytest.approx(expected[:3], abs=0.012)
+    assert found.upper - found.lower > 0.1
+
+
+def test_balanced_accuracy_depends_on_the_seed_alone():
+    y, predicted = np.arange(40) % 2, np.arange(40) % 3 % 2
+    assert balanced_accuracy(y, predicted, seed=1) == balanced_accuracy(y, predicted, seed=1)
+    order = np.random.default_rng(0).permutation(40)
+    assert balanced_accuracy(y, predicted) == balanced_accuracy(y[order], predicted[order])
+
+
+def test_perfect_predictions_have_balanced_accuracy_one_without_width():
+    y = np.arange(12) % 3
+    assert balanced_accuracy(y, y) == Interval(1.0, 1.0, 1.0, 12)
+
+
+def test_no_samples_give_nan():
+    empty = np.empty(0, int)
+    assert math.isnan(accuracy(empty, empty).value)
+    assert math.isnan(balanced_accuracy(empty, empty).lower)
+    assert per_class_accuracy(empty, empty) == {}
+    group, found = worst_group(empty, empty, [])
+    assert group is None
+    assert found.n == 0
+    assert math.isnan(found.value)
+
+
+def test_the_worst_group_is_found_and_small_groups_are_passed_over():
+    y = np.zeros(45, int)
+    predicted = np.concatenate([np.zeros(20), np.zeros(8), np.ones(12), np.ones(5)]).astype(int)
+    groups = [("nevus", False)] * 20 + [("nevus", True)] * 20 + [("melanoma", True)] * 5
+    assert worst_group(y, predicted, groups) == (("nevus", True), wilson(8, 20))
+    assert worst_group(y, predicted, groups, min_n=5) == (("melanoma", True), wilson(0, 5))
+    assert worst_group(y, predicted, groups, min_n=21)[0] is None
+
+
+def test_rows_without_a_group_are_left_out():
+    y = np.zeros(40, int)
+    predicted = np.repeat([1, 0], 20)
+    missing = np.array([np.nan] * 10 + [None] * 10 + ["a"] * 20, dtype=object)
+    assert worst_group(y, predicted, missing) == ("a", wilson(20, 20))
+
+
+def test_of_equally_bad_groups_the_larger_is_reported():
+    y = np.zeros(30, int)
+    assert worst_group(y, y + 1, np.repeat([7, 8], [12, 18])) == (8, wilson(0, 18))
+
+
+def test_lengths_must_agree():
+    with pytest.raises(DataError, match="y has 3, predicted has 2"):
+        accuracy(np.zeros(3), np.zeros(2))
+    with pytest.raises(DataError, match="y has 2, groups has 1"):
+        worst_group(np.zeros(2), np.zeros(2), ["a"])
