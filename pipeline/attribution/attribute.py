@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,8 +11,9 @@ from torch import nn
 from .canonize import canonized_copy
 from .composites import make_composite
 from .lrp_flex import lrp_flex
+from .recording import record_outputs
 from .sums import ProportionalSums
-from .targets import Target, logit_weights
+from .targets import StartRelevance, Target, logit_weights, start_at
 
 
 @dataclass(frozen=True)
@@ -54,22 +54,6 @@ class Explainer:
         self.model = canonized_copy(model, example)
         self.composite = make_composite(composite, self.model, without_biases=without_biases)
 
-    @contextmanager
-    def _recording(self, layers: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
-        outputs: dict[str, torch.Tensor] = {}
-        with self.composite.context(self.model):
-            handles = [
-                self.model.get_submodule(name).register_forward_hook(
-                    lambda _, __, output, name=name: outputs.__setitem__(name, output)
-                )
-                for name in layers
-            ]
-            try:
-                yield outputs
-            finally:
-                for handle in handles:
-                    handle.remove()
-
     def attribute(
         self,
         x: torch.Tensor,
@@ -77,24 +61,24 @@ class Explainer:
         *,
         layers: Sequence[str] = (),
         start_layer: str | None = None,
-        start_relevance: torch.Tensor | None = None,
+        start_relevance: StartRelevance = None,
     ) -> Attribution:
         """Return relevance at the input and at the outputs of `layers`. See `attribute`."""
         recorded = [*layers, *([start_layer] if start_layer and start_layer not in layers else [])]
         x = x.detach().requires_grad_(True)
-        with torch.enable_grad(), self._recording(recorded) as outputs:
-            with ProportionalSums():
+        with torch.enable_grad(), self.composite.context(self.model):
+            with record_outputs(self.model, recorded) as outputs, ProportionalSums():
                 logits = self.model(x)
             if start_layer is None:
                 start, relevance = logits, logits.detach() * logit_weights(logits, target)
             else:
-                start, relevance = outputs[start_layer], start_relevance
-                if callable(relevance):
-                    relevance = relevance(start.detach())
+                start, relevance = outputs[start_layer], start_at(outputs[start_layer], start_relevance)
             wanted = [x, *(outputs[name] for name in layers)]
             gradients = torch.autograd.grad(start, wanted, relevance, allow_unused=True)
-        found = [torch.zeros_like(tensor) if gradient is None else gradient.detach()
-                 for tensor, gradient in zip(wanted, gradients, strict=True)]
+        found = [
+            torch.zeros_like(tensor) if gradient is None else gradient.detach()
+            for tensor, gradient in zip(wanted, gradients, strict=True)
+        ]
         return Attribution(
             relevance=found[0],
             logits=logits.detach(),
@@ -111,7 +95,7 @@ def attribute(
     composite: str = "epsilon_plus_flat",
     layers: Sequence[str] = (),
     start_layer: str | None = None,
-    start_relevance: torch.Tensor | None = None,
+    start_relevance: StartRelevance = None,
     create_graph: bool = False,
     **parameters,
 ) -> Attribution:
@@ -128,7 +112,9 @@ def attribute(
         create_graph: keep the graph, so that a loss on relevance can be trained on; "lrp_flex" only.
 
     Raises:
-        ValueError: `create_graph` with a composite whose rules are not differentiable in the weights.
+        ConfigError: unknown composite.
+        ValueError: `create_graph` with a composite whose rules are not differentiable in the weights; a layer that does
+            not run exactly once; a target or a start that does not fit.
     """
     if composite == "lrp_flex":
         relevance, logits, relevances, activations = lrp_flex(

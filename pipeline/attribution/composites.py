@@ -23,9 +23,7 @@ def _plus(pixel_low: torch.Tensor, pixel_high: torch.Tensor, **options) -> Compo
 
 
 def _gamma_box(pixel_low: torch.Tensor, pixel_high: torch.Tensor, **options) -> Composite:
-    return zennit_composites.EpsilonGammaBox(
-        low=pixel_low, high=pixel_high, layer_map=[(Normalize, Pass())], **options
-    )
+    return zennit_composites.EpsilonGammaBox(low=pixel_low, high=pixel_high, layer_map=[(Normalize, Pass())], **options)
 
 
 def _alpha2_beta1_flat(pixel_low: torch.Tensor, pixel_high: torch.Tensor, **options) -> Composite:
@@ -60,8 +58,13 @@ def make_composite(name: str, model: nn.Module, *, without_biases: bool = False)
 
 def pixel_range(model: nn.Module, lowest: float = 0.0, highest: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the range of the network's input `[1, C or 1, 1, 1]` when pixels lie in [lowest, highest]."""
-    for module in model.modules():
-        if isinstance(module, Normalize):
-            mean, std = module.mean[None], module.std[None]
-            return (lowest - mean) / std, (highest - mean) / std
-    return torch.full((1, 1, 1, 1), lowest), torch.full((1, 1, 1, 1), highest)
+    normalize = normalization(model)
+    if normalize is None:
+        return torch.full((1, 1, 1, 1), lowest), torch.full((1, 1, 1, 1), highest)
+    mean, std = normalize.mean[None], normalize.std[None]
+    return (lowest - mean) / std, (highest - mean) / std
+
+
+def normalization(model: nn.Module) -> Normalize | None:
+    """Return the module that normalises pixels before the network sees them, if there is one."""
+    return next((module for module in model.modules() if isinstance(module, Normalize)), None)

@@ -16,8 +16,9 @@ TOLERANCE = 0.05
 def health(model: nn.Module, x: torch.Tensor, *, composite: str = "epsilon_plus_flat", arch: str = "") -> Health:
     """Check an attribution method on a model.
 
-    With bias terms left out of the rules, relevance must be conserved: its sum equals the explained logit at every layer
-    that all paths cross. The predicted class is explained. With bias terms, the share that they absorb is reported.
+    With bias terms left out of the rules, relevance must be conserved: its sum equals the explained logit at every
+    layer that all paths cross. The predicted class is explained. With bias terms, the share that they absorb is
+    reported.
 
     Args:
         model: pixels -> logits.

@@ -16,9 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .targets import logit_weights
+from .recording import record_outputs
+from .stabilize import stabilized_ratio
+from .targets import StartRelevance, Target, logit_weights, start_at
 from .zb import record_first_block, zb_rule
 
+INPUT_RULES = ("zb", "gradient_x_input")
 _ACTIVATIONS: dict[Callable, Callable[[torch.Tensor], torch.Tensor]] = {
     torch.relu: torch.relu,
     torch.relu_: torch.relu,
@@ -26,8 +29,14 @@ _ACTIVATIONS: dict[Callable, Callable[[torch.Tensor], torch.Tensor]] = {
     torch.Tensor.relu_: torch.relu,
     F.relu: torch.relu,
     F.relu6: F.relu6,
+    F.hardtanh: F.relu6,
 }
-_REFUSED = {F.gelu, F.silu, F.leaky_relu, F.elu, F.hardswish, F.mish, F.softplus, F.selu, F.celu}
+_REFUSED = {
+    *(F.gelu, F.silu, F.mish, F.leaky_relu, F.elu, F.selu, F.celu, F.rrelu, F.softplus, F.hardswish, F.hardsigmoid),
+    *(torch.prelu, torch.sigmoid, torch.Tensor.sigmoid, torch.tanh, torch.Tensor.tanh),
+    *(F.softmax, torch.softmax, torch.Tensor.softmax, F.scaled_dot_product_attention),
+    *(F.layer_norm, F.group_norm, F.instance_norm),
+}
 
 
 @dataclass
@@ -57,9 +66,7 @@ class _FlexActivation(torch.autograd.Function):
 
 def activation_ratio(z: torch.Tensor, activation: Callable, epsilon: float) -> torch.Tensor:
     """Return a / (z + epsilon sign z), 0 where z is 0; for ReLU this is z / (z + epsilon) on active units."""
-    stabilized = z + torch.where(z >= 0, epsilon, -epsilon)
-    safe = torch.where(stabilized == 0, torch.ones_like(z), stabilized)
-    return activation(z) / safe
+    return stabilized_ratio(activation(z), z, epsilon)
 
 
 class _FlexMode(TorchFunctionMode):
@@ -71,24 +78,29 @@ class _FlexMode(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func in _REFUSED:
+        if func in _REFUSED or (func is F.hardtanh and not _is_relu6(kwargs)):
             raise ValueError(
                 f"LRP-Flex has no rule for {func.__name__}: it is derived for ReLU and ReLU6 networks. "
                 "Use another correction for this architecture."
             )
-        if func in _ACTIVATIONS and isinstance(args[0], torch.Tensor):
-            return _FlexActivation.apply(args[0], _ACTIVATIONS[func], self.state)
+        if func in _ACTIVATIONS:
+            return _FlexActivation.apply(args[0] if args else kwargs["input"], _ACTIVATIONS[func], self.state)
         return func(*args, **kwargs)
+
+
+def _is_relu6(bounds: dict) -> bool:
+    """`nn.ReLU6` calls `hardtanh` with these bounds."""
+    return (bounds.get("min_val"), bounds.get("max_val")) == (0, 6)
 
 
 def lrp_flex(
     model: nn.Module,
     x: torch.Tensor,
-    target: int | torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None = None,
+    target: Target | Callable[[torch.Tensor], torch.Tensor] = None,
     *,
     layers: Sequence[str] = (),
     start_layer: str | None = None,
-    start_relevance: torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None = None,
+    start_relevance: StartRelevance = None,
     create_graph: bool = False,
     epsilon: float = 1e-2,
     input_rule: str = "zb",
@@ -110,26 +122,26 @@ def lrp_flex(
         pixel_range: lowest and highest pixel value, before the model's own normalisation.
 
     Raises:
-        ValueError: an activation without rule, BatchNorm in training mode, or no first convolution for "zb".
+        ValueError: an unknown input rule, an activation or normalisation without rule, BatchNorm in training mode or
+            without running statistics, no first convolution for "zb", or a layer that does not run exactly once.
     """
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules()):
-        raise ValueError("LRP-Flex needs BatchNorm in evaluation mode: batch statistics would mix the samples.")
-    state = _Pass(epsilon=epsilon)
-    outputs: dict[str, torch.Tensor] = {}
-    recorded = [*layers, *([start_layer] if start_layer and start_layer not in layers else [])]
-    handles = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _, __, output, name=name: outputs.__setitem__(name, output)
+    if input_rule not in INPUT_RULES:
+        raise ValueError(f"input_rule '{input_rule}' is unknown; allowed are {', '.join(INPUT_RULES)}.")
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and _mixes_samples(m) for m in model.modules()):
+        raise ValueError(
+            "LRP-Flex needs BatchNorm in evaluation mode, with running statistics: "
+            "those of the batch would mix its samples. Call model.eval()."
         )
-        for name in recorded
-    ]
+    state = _Pass(epsilon=epsilon)
+    recorded = [*layers, *([start_layer] if start_layer and start_layer not in layers else [])]
     x = x if x.requires_grad else x.detach().requires_grad_(True)
-    try:
-        with torch.enable_grad(), _FlexMode(state), record_first_block(model, enabled=input_rule == "zb") as first:
-            logits = model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with (
+        torch.enable_grad(),
+        record_first_block(model, x, enabled=input_rule == "zb") as first,
+        record_outputs(model, recorded) as outputs,
+        _FlexMode(state),
+    ):
+        logits = model(x)
     start, seed = _starting_point(logits, target, outputs, start_layer, start_relevance)
     bottom = first.output if first else x
     wanted = [bottom, *(outputs[name] for name in layers)]
@@ -153,10 +165,14 @@ def lrp_flex(
     return relevance, logits, by_layer, activations
 
 
+def _mixes_samples(norm: nn.Module) -> bool:
+    return norm.training or norm.running_mean is None
+
+
 def _starting_point(logits, target, outputs, start_layer, start_relevance) -> tuple[torch.Tensor, torch.Tensor | None]:
     if start_layer is not None:
         start = outputs[start_layer]
-        relevance = start_relevance(start.detach()) if callable(start_relevance) else start_relevance
+        relevance = start_at(start, start_relevance)
         # gradient times activation is the convention below the start, so the seed is relevance over activation
         return start, relevance / torch.where(start.detach() == 0, torch.ones_like(start), start.detach())
     if callable(target):

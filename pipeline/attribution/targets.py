@@ -1,11 +1,14 @@
-"""Which logits an attribution explains."""
+"""Where an attribution starts: at which logits, or with which relevance inside the network."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 Target = int | torch.Tensor | None
+StartRelevance = torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None
 
 
 def logit_weights(logits: torch.Tensor, target: Target) -> torch.Tensor:
@@ -22,7 +25,26 @@ def logit_weights(logits: torch.Tensor, target: Target) -> torch.Tensor:
     if target.shape == (count, classes) and target.is_floating_point():
         return target.to(logits)
     if target.shape != (count,):
-        raise ValueError(f"target has shape {tuple(target.shape)}; expected ids [{count}] or weights [{count}, {classes}].")
+        raise ValueError(
+            f"target has shape {tuple(target.shape)}; expected ids [{count}] or weights [{count}, {classes}]."
+        )
     if int(target.min()) < 0 or int(target.max()) >= classes:
         raise ValueError(f"target holds class ids outside 0 to {classes - 1}.")
     return nn.functional.one_hot(target.long(), classes).to(logits)
+
+
+def start_at(activation: torch.Tensor, start_relevance: StartRelevance) -> torch.Tensor:
+    """Return the relevance that an attribution starts with at a layer's output, in the shape of its activation.
+
+    Raises:
+        ValueError: it is missing or has another shape.
+    """
+    if start_relevance is None:
+        raise ValueError("start_layer needs start_relevance: a tensor, or a function of the layer's activation.")
+    relevance = start_relevance(activation.detach()) if callable(start_relevance) else start_relevance
+    if relevance.shape != activation.shape:
+        raise ValueError(
+            f"start_relevance has shape {tuple(relevance.shape)}; "
+            f"the output of start_layer has {tuple(activation.shape)}."
+        )
+    return relevance.to(activation)

@@ -12,25 +12,32 @@ from torch.nn import functional as F
 
 from pipeline.models.trace import ACTIVATIONS
 
+from .composites import normalization
 from .composites import pixel_range as network_range
+from .stabilize import stabilized_ratio
 
 
 @dataclass
 class FirstBlock:
-    """The first convolution, its BatchNorm if any, and the output of the first activation."""
+    """The first convolution, the BatchNorm right after it if any, and the output of the activation right after that.
+
+    Attributes:
+        end: output of what was found so far; the next part is the module that takes this very tensor.
+    """
 
     convolution: nn.Conv2d | None = None
     norm: nn.BatchNorm2d | None = None
     input: torch.Tensor | None = None
+    end: torch.Tensor | None = None
     output: torch.Tensor | None = None
 
 
 @contextmanager
-def record_first_block(model: nn.Module, *, enabled: bool) -> Iterator[FirstBlock | None]:
-    """Watch a forward pass and fill in the first block; yield None when not enabled.
+def record_first_block(model: nn.Module, x: torch.Tensor, *, enabled: bool) -> Iterator[FirstBlock | None]:
+    """Watch the forward pass of `x` and fill in the first block; yield None when not enabled.
 
     Raises:
-        ValueError: the network does not start with convolution, optional BatchNorm, ReLU.
+        ValueError: the network does not start with convolution, optional BatchNorm, ReLU, or changes the pixels before.
     """
     if not enabled:
         yield None
@@ -42,12 +49,14 @@ def record_first_block(model: nn.Module, *, enabled: bool) -> Iterator[FirstBloc
             return
         if block.convolution is None and isinstance(module, nn.Conv2d):
             _require_plain(module)
-            block.convolution, block.input = module, inputs[0]
-        elif block.convolution is not None and isinstance(module, nn.BatchNorm2d):
-            block.norm = module
+            block.convolution, block.input, block.end = module, inputs[0], output
+        elif inputs[0] is not block.end:
+            return
+        elif isinstance(module, nn.BatchNorm2d) and block.norm is None:
+            block.norm, block.end = module, output
             if isinstance(getattr(module, "act", None), ACTIVATIONS):
                 block.output = output
-        elif block.convolution is not None and isinstance(module, ACTIVATIONS):
+        elif isinstance(module, ACTIVATIONS):
             block.output = output
 
     kinds = (nn.Conv2d, nn.BatchNorm2d, *ACTIVATIONS)
@@ -59,7 +68,15 @@ def record_first_block(model: nn.Module, *, enabled: bool) -> Iterator[FirstBloc
             handle.remove()
     if block.output is None:
         raise ValueError(
-            "input_rule 'zb' needs a network that starts with a convolution and a ReLU module; use 'gradient_x_input'."
+            "input_rule 'zb' needs a network that starts with the modules convolution, (BatchNorm,) ReLU; "
+            "use 'gradient_x_input'."
+        )
+    normalize = normalization(model)
+    pixels = x if normalize is None else normalize(x)
+    if block.input.shape != pixels.shape or not torch.equal(block.input, pixels):
+        raise ValueError(
+            "input_rule 'zb' must know the range of what the first convolution sees, but the network changes the "
+            "pixels before it. Leave normalisation to model.mean and model.std, or use 'gradient_x_input'."
         )
 
 
@@ -79,12 +96,8 @@ def zb_rule(
     def forward(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
         return conv._conv_forward(x, w, b)
 
-    z = (
-        forward(block.input, weight, bias)
-        - forward(low, positive, None)
-        - forward(high, negative, bias.clamp(max=0))
-    )
-    scaled = relevance / (z + torch.where(z >= 0, epsilon, -epsilon))
+    z = forward(block.input, weight, bias) - forward(low, positive, None) - forward(high, negative, bias.clamp(max=0))
+    scaled = stabilized_ratio(relevance, z, epsilon)
 
     def transposed(w: torch.Tensor) -> torch.Tensor:
         size = block.input.shape[2:]
@@ -101,7 +114,11 @@ def zb_rule(
 
 
 def _require_plain(convolution: nn.Conv2d) -> None:
-    if type(convolution) is not nn.Conv2d or convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
+    if (
+        type(convolution) is not nn.Conv2d
+        or convolution.padding_mode != "zeros"
+        or isinstance(convolution.padding, str)
+    ):
         raise ValueError(
             f"input_rule 'zb' has no rule for the first layer {type(convolution).__name__}; use 'gradient_x_input'."
         )
@@ -112,6 +129,8 @@ def _folded(block: FirstBlock) -> tuple[torch.Tensor, torch.Tensor]:
     bias = conv.bias.detach() if conv.bias is not None else conv.weight.new_zeros(conv.out_channels)
     if norm is None:
         return conv.weight, bias
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    shifted = (bias - norm.running_mean) * scale.detach() + norm.bias.detach()
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    scale = scale if norm.weight is None else norm.weight * scale
+    shifted = (bias - norm.running_mean) * scale.detach()
+    shifted = shifted if norm.bias is None else shifted + norm.bias.detach()
     return conv.weight * scale.view(-1, 1, 1, 1), shifted

@@ -27,11 +27,13 @@ class Cav:
         pooling: how positions were pooled into features, "max" or "mean".
         mean_with: mean of `features @ direction` over samples with the concept.
         mean_without: the same over samples without it.
+        baseline: `[D]`, mean features of samples without the concept.
     """
 
     direction: np.ndarray
     intercept: float
     kind: str
+    baseline: np.ndarray
     layer: str = ""
     pooling: str = "max"
     mean_with: float = 0.0
@@ -52,6 +54,7 @@ class Cav:
         with np.load(path, allow_pickle=False) as stored:
             return cls(
                 direction=stored["direction"],
+                baseline=stored["baseline"],
                 **{name: float(stored[name]) for name in ("intercept", "mean_with", "mean_without")},
                 **{name: str(stored[name]) for name in ("kind", "layer", "pooling")},
             )
@@ -84,7 +87,16 @@ def fit_cav(
     direction = weights / length
     projected = features @ direction
     with_concept, without = float(projected[labels].mean()), float(projected[~labels].mean())
-    return Cav(direction, -(with_concept + without) / 2, kind, layer, pooling, with_concept, without)
+    return Cav(
+        direction=direction,
+        intercept=-(with_concept + without) / 2,
+        kind=kind,
+        baseline=features[~labels].mean(0),
+        layer=layer,
+        pooling=pooling,
+        mean_with=with_concept,
+        mean_without=without,
+    )
 
 
 def held_out_auroc(features: np.ndarray, labels: np.ndarray, kind: CavKind, *, seed: int = 0) -> Interval:

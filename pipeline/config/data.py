@@ -84,7 +84,9 @@ class ArtifactColumn(Section):
     """A natural artifact that is listed in the table. Only the evaluate stage reads it, to score what was revealed."""
 
     column: str
-    masks: str | None = Field(None, description='path pattern of ground-truth masks, e.g. "artifact_masks/ruler/{id}.png"')
+    masks: str | None = Field(
+        None, description='path pattern of ground-truth masks, e.g. "artifact_masks/ruler/{id}.png"'
+    )
 
 
 class DataSection(Section):
@@ -94,7 +96,9 @@ class DataSection(Section):
     split: SplitConfig = SplitConfig()
     image_size: int | None = Field(None, ge=8, description="side in pixels; images are resized to a square")
     on_bad_sample: Literal["stop", "skip"] = "stop"
-    limit: int | None = Field(None, ge=1, description="use only the first rows of each split and class, for a quick trial")
+    limit: int | None = Field(
+        None, ge=1, description="use only the first rows of each split and class, for a quick trial"
+    )
     cache_megabytes: int = Field(2048, ge=0, description="decoded images are kept in memory up to this size")
 
 
@@ -117,12 +121,18 @@ class TableData(DataSection):
     root: str
     table: str = Field("labels.csv", description="CSV file, relative to root")
     id_column: str = "id"
-    path: str = Field("images/{id}.jpg", description="path pattern, relative to root; any column may be named in braces")
+    path: str = Field(
+        "images/{id}.jpg", description="path pattern, relative to root; any column may be named in braces"
+    )
     label_column: str = "label"
-    classes: list[str] | None = Field(None, description="class names in order; default: the sorted values of the column")
+    classes: list[str] | None = Field(
+        None, description="class names in order; default: the sorted values of the column"
+    )
     split_column: str | None = None
     group_columns: list[str] = []
-    roi_masks: str | None = Field(None, description='path pattern of region-of-interest masks, e.g. "lesion_masks/{id}.png"')
+    roi_masks: str | None = Field(
+        None, description='path pattern of region-of-interest masks, e.g. "lesion_masks/{id}.png"'
+    )
     artifacts: dict[str, ArtifactColumn] = {}
     channels: Literal[1, 3] = 3
 

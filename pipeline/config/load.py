@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import types
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -14,12 +16,41 @@ from pipeline.errors import ConfigError, nearest
 from .schema import Config
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader with words and numbers as in YAML 1.2, and without keys that stand twice.
+
+    Booleans are only true and false, so that the key `on` stays a word; 1e-3 is a number, not a text.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
+            if key.value in seen:
+                problem = f"the key '{key.value}' stands twice in one section"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read and check a configuration.
 
     Args:
         path: a YAML file, or a name below `configs/` of the working directory or of the project.
-        overrides: texts `key.sub=value`; the value is read as YAML; list items by number, `mitigate.methods.0.weight=5`.
+        overrides: texts `key.sub=value`; the value is read as YAML; list items by number,
+            `mitigate.methods.0.weight=5`.
 
     Raises:
         ConfigError: file, key, value, what is allowed and the nearest right key are named.
@@ -55,7 +86,7 @@ def dump_config(config: Config) -> str:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -69,30 +100,35 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
+    if not equals or not all(key.strip().split(".")):
         raise ConfigError(f"--set {override}: expected key.sub=value, e.g. --set model.train.epochs=3.")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise ConfigError(f"--set {override}: the value is not valid YAML.") from None
-    *parents, last = key.strip().split(".")
+    parts = key.strip().split(".")
     node: Any = values
-    for part in parents:
-        node = _step_into(node, part, override)
+    for part, following in pairwise(parts):
+        node = _step_into(node, part, following, override)
     if isinstance(node, list):
-        node[_list_index(node, last, override)] = value
+        node[_list_index(node, parts[-1], override)] = value
     elif isinstance(node, dict):
-        node[last] = value
+        node[parts[-1]] = value
     else:
-        raise ConfigError(f"--set {override}: '{parents[-1]}' is a single value, not a section.")
+        raise ConfigError(f"--set {override}: '{parts[-2]}' is a single value, not a section.")
 
 
-def _step_into(node: Any, part: str, override: str) -> Any:
+def _step_into(node: Any, part: str, following: str, override: str) -> Any:
     if isinstance(node, list):
         return node[_list_index(node, part, override)]
     if not isinstance(node, dict):
         raise ConfigError(f"--set {override}: '{part}' lies below a single value, not below a section.")
     if node.get(part) is None:
+        if following.isdigit():
+            raise ConfigError(
+                f"--set {override}: the file has no list '{part}', so its item {following} cannot be changed. "
+                f"Write the list into the file, or set all of it: '{part}=[...]'."
+            )
         node[part] = {}
     return node[part]
 
@@ -100,7 +136,8 @@ def _step_into(node: Any, part: str, override: str) -> Any:
 def _list_index(node: list, part: str, override: str) -> int:
     if part.isdigit() and int(part) < len(node):
         return int(part)
-    raise ConfigError(f"--set {override}: '{part}' is not an item number from 0 to {len(node) - 1}.")
+    allowed = f"the items are 0 to {len(node) - 1}" if node else "the list is empty"
+    raise ConfigError(f"--set {override}: there is no item '{part}'; {allowed}.")
 
 
 def _explain(error: ValidationError, file: Path, values: dict[str, Any]) -> str:
@@ -121,16 +158,22 @@ def _explain_one(problem: dict[str, Any], location: list[str | int], values: dic
     if kind == "missing":
         return "this key is required."
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        allowed = [tag.strip(" '") for tag in str(context.get("expected_tags", "")).split(",") if tag.strip(" '")]
-        if not allowed:
+        if not isinstance(problem["input"], dict):
+            return f"expected a section with `kind:` (got {problem['input']!r})."
+        given = problem["input"].get("kind")
+        if given is None:
             return "`kind:` is missing."
-        given = problem["input"].get("kind") if isinstance(problem["input"], dict) else problem["input"]
+        allowed = [tag.strip(" '") for tag in str(context.get("expected_tags", "")).split(",")]
         shown = [name if name != "factory" else "my.module:factory" for name in allowed]
         return f"unknown kind {given!r}.{nearest(str(given), allowed)} Allowed: {', '.join(shown)}."
     if kind == "literal_error":
-        given = problem["input"]
-        return f"{given!r} is not allowed.{nearest(str(given), _quoted(context['expected']))} Allowed: {context['expected']}."
-    return f"{problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})."
+        given, allowed = problem["input"], context["expected"]
+        return f"{given!r} is not allowed.{nearest(str(given), _quoted(allowed))} Allowed: {allowed}."
+    if kind == "model_type":
+        return f"expected a section (got {problem['input']!r}); leave the key out to have the defaults."
+    if kind == "value_error":
+        return f"{problem['msg'].removeprefix('Value error, ')}."
+    return f"{problem['msg']} (got {problem['input']!r})."
 
 
 def _quoted(text: str) -> list[str]:
@@ -141,19 +184,28 @@ def _clean_location(location: tuple[str | int, ...], values: dict[str, Any]) -> 
     """Drop the tags that pydantic inserts for the alternatives of a union, keep real keys."""
     cleaned: list[str | int] = []
     node: Any = values
+    tag_is_next = False
     for position, part in enumerate(location):
         last = position == len(location) - 1
+        if tag_is_next and part == _tag(node):
+            # Before keys, because data has a kind `table` with a key `table`.
+            tag_is_next = False
+            continue
         if isinstance(node, dict) and (part in node or last):
             cleaned.append(part)
             node = node.get(part)
         elif isinstance(node, list) and isinstance(part, int):
             cleaned.append(part)
             node = node[part] if part < len(node) else None
-        elif isinstance(part, str) and isinstance(node, dict):
+        else:
             continue
-        elif not isinstance(node, dict | list) and last and isinstance(part, str):
-            continue
+        tag_is_next = _tag(node) is not None
     return cleaned
+
+
+def _tag(node: Any) -> str | None:
+    kind = node.get("kind") if isinstance(node, dict) else None
+    return "factory" if ":" in str(kind) else kind
 
 
 def _allowed_keys(location: list[str | int], values: dict[str, Any]) -> set[str]:
@@ -165,19 +217,25 @@ def _allowed_keys(location: list[str | int], values: dict[str, Any]) -> set[str]
         if isinstance(part, int):
             inner = [argument for option in options for argument in get_args(option)[:1]]
         else:
-            inner = [option.model_fields[part].annotation for option in options if part in option.model_fields]
+            inner = [_field_annotation(option, part) for option in options]
         options = [model for annotation in inner for model in _alternatives(annotation)]
         options = _matching_kind(options, node) or options
     return {name for model in options if _is_model(model) for name in model.model_fields}
+
+
+def _field_annotation(option: Any, part: str) -> Any:
+    """Return the type below a key of a section, or below any key of a dict."""
+    if get_origin(option) is dict:
+        return get_args(option)[1]
+    field = option.model_fields.get(part) if _is_model(option) else None
+    return field.annotation if field else None
 
 
 def _alternatives(annotation: Any) -> list[Any]:
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
         return [model for argument in get_args(annotation) for model in _alternatives(argument)]
-    if origin is dict:
-        return [annotation]
-    if origin is list:
+    if origin in (dict, list):
         return [annotation]
     if hasattr(annotation, "__metadata__"):
         return _alternatives(annotation.__origin__)
@@ -185,14 +243,14 @@ def _alternatives(annotation: Any) -> list[Any]:
 
 
 def _matching_kind(options: list[Any], node: Any) -> list[Any]:
-    kind = node.get("kind") if isinstance(node, dict) else None
-    if kind is None:
-        return []
-    return [
-        model
-        for model in options
-        if _is_model(model) and kind in get_args(getattr(model.model_fields.get("kind"), "annotation", None))
-    ]
+    """Return the alternatives whose `kind` is the section's; a kind with a colon is the one that takes any text."""
+    tag = _tag(node)
+    kinds = [(model, model.model_fields["kind"].annotation) for model in options if _is_kind(model)]
+    return [model for model, kind in kinds if (kind is str if tag == "factory" else tag in get_args(kind))]
+
+
+def _is_kind(candidate: Any) -> bool:
+    return _is_model(candidate) and "kind" in candidate.model_fields
 
 
 def _is_model(candidate: Any) -> bool:

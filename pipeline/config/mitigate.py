@@ -56,7 +56,9 @@ class PClarcMethod(MethodConfig):
     """Projective class artifact compensation: the artifact direction is projected to its clean value; no training."""
 
     kind: Literal["p_clarc"]
-    mode: Literal["position", "pooled"] = Field("position", description="project every position, or shift by the pooled value")
+    mode: Literal["position", "pooled"] = Field(
+        "position", description="project every position, or shift by the pooled value"
+    )
 
 
 class IsnetMethod(FineTuningConfig):
@@ -64,12 +66,16 @@ class IsnetMethod(FineTuningConfig):
 
     kind: Literal["isnet"]
     variant: Literal["selective", "stochastic"] = "stochastic"
-    heatmap_share: float = Field(0.7, ge=0, le=1, description="P of the total loss (1 - P) cross-entropy + P heatmap loss")
+    heatmap_share: float = Field(
+        0.7, ge=0, le=1, description="P of the total loss (1 - P) cross-entropy + P heatmap loss"
+    )
     decay: float = Field(0.9, ge=0, le=1, description="d of the global weighted ranked pooling")
     epsilon: float = Field(1e-2, ge=0, description="LRP epsilon")
+    input_rule: Literal["zb", "gradient_x_input"] = Field("zb", description="how relevance reaches the pixels")
+    cut: float = Field(1.0, gt=0, description="least relevance that the foreground should carry")
+    cut2: float = Field(25.0, gt=0, description="most relevance that the foreground should carry")
     background_weight: float = Field(1.0, ge=0)
     foreground_weight: float = Field(1.0, ge=0)
-    masks: Literal["artifact", "roi"] = Field("artifact", description="background = the localized artifact, or all outside the ROI")
 
 
 AnyMethod = Annotated[

@@ -42,6 +42,8 @@ class ModelConfig(Section):
     arch: str = Field("local:small_cnn", description="torchvision:NAME, timm:NAME, local:NAME or my.module:factory")
     params: dict[str, int | float | str | bool] = Field({}, description="keyword arguments of the architecture")
     checkpoint: str | None = Field(None, description="weights of the classifier under audit; no training takes place")
-    mean: tuple[float, ...] | None = Field(None, description="channel means that the model subtracts from pixels in [0, 1]")
+    mean: tuple[float, ...] | None = Field(
+        None, description="channel means that the model subtracts from pixels in [0, 1]"
+    )
     std: tuple[float, ...] | None = Field(None, description="channel deviations that the model divides by")
     train: TrainConfig = TrainConfig()

@@ -14,7 +14,9 @@ class GateRule(Section):
 
     metric: str
     world: Literal["asis", "clean", "attacked"] = "attacked"
-    model: str = Field("best", description="original, a method id, or best = the best correction on the validation split")
+    model: str = Field(
+        "best", description="original, a method id, or best = the best correction on the validation split"
+    )
     subgroup: str = "all"
     at_least: float | None = None
     at_most: float | None = None

@@ -13,9 +13,11 @@ class SprayConfig(Section):
     """Spectral relevance analysis: clusters of heatmaps and of latent relevances, class by class."""
 
     kind: Literal["spray"]
-    spaces: list[str] = Field(["heatmap", "latent"], min_length=1, description='"heatmap", "latent" (deep layers) or layer names')
+    spaces: list[str] = Field(
+        ["heatmap", "latent"], min_length=1, description='"heatmap", "latent" (deep layers) or layer names'
+    )
     grid: int = Field(14, ge=2, description="heatmaps are pooled to grid x grid cells before comparing")
-    neighbors: int = Field(16, ge=2, description="neighbours in the graph; lowered for small classes")
+    neighbors: int = Field(8, ge=2, description="neighbours in the graph; lowered for small classes")
     eigenvectors: int = Field(16, ge=2)
     max_clusters: int = Field(6, ge=2)
     min_cluster_size: int = Field(12, ge=3)
@@ -38,7 +40,9 @@ class CavConfig(Section):
     """Concept activation vectors for the accepted biases."""
 
     kinds: list[Literal["pattern", "svm", "ridge", "logistic"]] = Field(["pattern", "svm"], min_length=1)
-    layers: Literal["auto"] | list[str] = Field("auto", description='"auto" = the layer with the best held-out evidence')
+    layers: Literal["auto"] | list[str] = Field(
+        "auto", description='"auto" = the layer with the best held-out evidence'
+    )
     pooling: Literal["max", "mean"] = "max"
 
 
@@ -50,5 +54,7 @@ class RevealConfig(Section):
     )
     condition: Literal["label", "predicted"] = "label"
     accept_top: int = Field(1, ge=0, description="findings accepted without a person's verdict; marked unreviewed")
-    accept_score: float = Field(0.0, ge=0, le=1, description="lowest suspicion score that is accepted without a verdict")
+    accept_score: float = Field(
+        0.0, ge=0, le=1, description="lowest suspicion score that is accepted without a verdict"
+    )
     cav: CavConfig = CavConfig()

@@ -142,8 +142,8 @@ class ImageFileDataset(LabelledSamples):
         return pixels
 
     def content(self) -> str:
-        """Return a hash over the bytes of all files and how they are decoded."""
-        return digest_json([self.digests, self.shape, self.image_size])
+        """Return a hash over the bytes of all files; with the shape, they determine the pixels."""
+        return digest_json(self.digests)
 
 
 class MaskFiles:
@@ -196,15 +196,15 @@ def load_image_files(
             `on_bad_sample` is "skip", for bad samples, all in one list.
     """
     check_ids(rows.ids, rows.source)
-    total = len(rows.ids)
     bad = [BadSample(rows.ids[row], rows.source, reason) for row, reason in rows.problems.items()]
-    rows = rows.take([row for row in range(total) if row not in rows.problems])
+    rows = rows.take([row for row in range(len(rows.ids)) if row not in rows.problems])
     if rows.splits is None:
         rows = replace(rows, splits=assign_splits(rows.ids, rows.labels, rows.split_groups, config.split))
     if config.limit is not None:
         rows = rows.take(first_rows(rows.labels, rows.splits, config.limit))
     if not bad:
         check_presence(rows.labels, rows.splits, rows.classes)
+    total = len(rows.ids) + len(bad)
 
     shape = _shape(rows.paths, channels, config.image_size)
     pixels, digests, reasons = _decode(rows.paths, shape, config, reporter or SilentReporter())

@@ -73,14 +73,18 @@ def _normalization(config: ModelConfig, channels: int) -> nn.Module | None:
     mean, std = config.mean or (0.0,), config.std or (1.0,)
     for key, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):
-            raise ConfigError(f"model.{key}: {len(values)} values for images of {channels} channels; give 1 or {channels}.")
+            raise ConfigError(
+                f"model.{key}: {len(values)} values for images of {channels} channels; give 1 or {channels}."
+            )
     return Normalize(mean, std)
 
 
 def _build_network(arch: str, classes: int, channels: int, params: dict[str, Any]) -> nn.Module:
     source, colon, name = arch.partition(":")
     if not colon:
-        raise ConfigError(f"model.arch '{arch}': expected torchvision:NAME, timm:NAME, local:NAME or my.module:factory.")
+        raise ConfigError(
+            f"model.arch '{arch}': expected torchvision:NAME, timm:NAME, local:NAME or my.module:factory."
+        )
     if source == "torchvision":
         return _torchvision(name, classes, channels, params)
     if source == "timm":
@@ -89,8 +93,8 @@ def _build_network(arch: str, classes: int, channels: int, params: dict[str, Any
         if name not in LOCAL_ARCHITECTURES:
             known = sorted(LOCAL_ARCHITECTURES)
             raise ConfigError(f"model.arch '{arch}' is unknown.{nearest(name, known)} Allowed: {', '.join(known)}.")
-        return _call(resolve(LOCAL_ARCHITECTURES[name]), arch, classes=classes, channels=channels, **params)
-    network = _call(resolve(arch), arch, classes=classes, channels=channels, **params)
+        return _call(resolve(LOCAL_ARCHITECTURES[name]), arch, classes, channels, params)
+    network = _call(resolve(arch), arch, classes, channels, params)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model.arch '{arch}' returned {type(network).__name__}, expected a torch.nn.Module.")
     return network
@@ -110,24 +114,38 @@ def resolve(dotted: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ConfigError(f"'{dotted}' cannot be imported: {error}. It is searched in the working directory and in "
-                          "the installed packages.") from None
+        raise ConfigError(
+            f"'{dotted}' cannot be imported: {error}. It is searched in the working directory and in "
+            "the installed packages."
+        ) from None
     if not hasattr(module, name):
         public = [entry for entry in dir(module) if not entry.startswith("_")]
         raise ConfigError(f"'{dotted}': module {module_name} has no '{name}'.{nearest(name, public)}")
     return getattr(module, name)
 
 
-def _call(factory: Callable[..., nn.Module], arch: str, **arguments: Any) -> nn.Module:
+def _call(factory: Callable[..., nn.Module], arch: str, classes: int, channels: int, params: dict) -> nn.Module:
     parameters = inspect.signature(factory).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    unknown = [name for name in arguments if name not in parameters and not open_ended]
+    unknown = [name for name in params if name not in parameters and not open_ended]
     if unknown:
+        allowed = [name for name in parameters if name not in ("classes", "channels")]
         raise ConfigError(
-            f"model.params: {arch} does not take '{unknown[0]}'.{nearest(unknown[0], list(parameters))} "
-            f"Allowed: {', '.join(parameters)}."
+            f"model.params: {arch} does not take '{unknown[0]}'.{nearest(unknown[0], allowed)} "
+            f"Allowed: {', '.join(allowed)}."
         )
-    return factory(**arguments)
+    return _create(factory, arch, {"classes": classes, "channels": channels}, params)
+
+
+def _create(factory: Callable[..., nn.Module], arch: str, given: dict[str, Any], params: dict[str, Any]) -> nn.Module:
+    """Call the factory; what it says about its arguments becomes an error about the configuration."""
+    for name in given:
+        if name in params:
+            raise ConfigError(f"model.params: '{name}' of {arch} is set by the pipeline ({given[name]}); leave it out.")
+    try:
+        return factory(**given, **params)
+    except TypeError as error:
+        raise ConfigError(f"model.arch '{arch}' cannot be built with these model.params: {error}.") from error
 
 
 def _torchvision(name: str, classes: int, channels: int, params: dict[str, Any]) -> nn.Module:
@@ -136,7 +154,8 @@ def _torchvision(name: str, classes: int, channels: int, params: dict[str, Any])
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise ConfigError(f"model.arch 'torchvision:{name}' is unknown.{nearest(name, known)}")
-    network = torchvision.models.get_model(name, weights=None, num_classes=classes, **params)
+    given = {"name": name, "weights": None, "num_classes": classes}
+    network = _create(torchvision.models.get_model, f"torchvision:{name}", given, params)
     if channels != 3:
         _replace_stem(network, channels)
     return network
@@ -151,7 +170,8 @@ def _timm(name: str, classes: int, channels: int, params: dict[str, Any]) -> nn.
         ) from None
     if not timm.is_model(name):
         raise ConfigError(f"model.arch 'timm:{name}' is unknown.{nearest(name, timm.list_models())}")
-    return timm.create_model(name, num_classes=classes, in_chans=channels, **params)
+    given = {"model_name": name, "num_classes": classes, "in_chans": channels}
+    return _create(timm.create_model, f"timm:{name}", given, params)
 
 
 def _replace_stem(network: nn.Module, channels: int) -> None:

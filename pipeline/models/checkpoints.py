@@ -40,9 +40,7 @@ def read_state_dict(path: Path | str) -> dict[str, torch.Tensor]:
             f"checkpoint {path} cannot be read with weights_only=True ({first}). "
             "It is damaged, or holds pickled objects: save model.state_dict() and use that file."
         ) from None
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
+    content = _unwrap(content)
     if not isinstance(content, Mapping) or not any(isinstance(value, torch.Tensor) for value in content.values()):
         raise CheckpointError(f"checkpoint {path} holds no state dict; save model.state_dict() and use that file.")
     state = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
@@ -79,10 +77,17 @@ def load_weights(network: nn.Module, path: Path | str, arch: str = "") -> None:
     network.load_state_dict(state)
 
 
+def _unwrap(content: object) -> object:
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            return _unwrap(content[wrapper])
+    return content
+
+
 def _strip_prefixes(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for prefix in PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+            return _strip_prefixes({name.removeprefix(prefix): value for name, value in state.items()})
     return state
 
 

@@ -18,17 +18,26 @@ def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def validation_metrics(model: torch.nn.Module, dataset: AuditDataset, indices: np.ndarray, device: str) -> dict[str, float]:
-    """Return loss, accuracy, balanced accuracy and (mean one-against-rest) AUROC on the rows."""
+def validation_metrics(
+    model: torch.nn.Module, dataset: AuditDataset, indices: np.ndarray, device: str
+) -> dict[str, float]:
+    """Return loss, accuracy, balanced accuracy and (mean one-against-rest) AUROC on the rows.
+
+    AUROC is NaN where no class has rows both inside and outside it; everything is NaN where a logit is not finite.
+    """
     from sklearn.metrics import roc_auc_score
 
     logits = predict_logits(model, dataset, indices, device=device)
     labels = dataset.table["label"].to_numpy()[indices]
+    if not np.isfinite(logits).all():
+        return dict.fromkeys(("loss", "accuracy", "balanced_accuracy", "auroc"), float("nan"))
     predicted = logits.argmax(1)
     recalls = [(predicted[labels == c] == c).mean() for c in np.unique(labels)]
     probabilities = torch.softmax(torch.from_numpy(logits), 1).numpy()
     aurocs = [
-        roc_auc_score(labels == c, probabilities[:, c]) for c in range(logits.shape[1]) if 0 < (labels == c).sum() < len(labels)
+        roc_auc_score(labels == c, probabilities[:, c])
+        for c in range(logits.shape[1])
+        if 0 < (labels == c).sum() < len(labels)
     ]
     return {
         "loss": float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))),

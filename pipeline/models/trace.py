@@ -9,6 +9,8 @@ from torch import nn
 
 from pipeline.errors import ConfigError, nearest
 
+from .modes import evaluation_mode
+
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardtanh)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
@@ -40,22 +42,16 @@ def trace_layers(model: nn.Module, example: torch.Tensor) -> list[Layer]:
     """
     calls: list[tuple[str, nn.Module, torch.Tensor]] = []
     handles = [
-        module.register_forward_hook(
-            lambda module, _, output, name=name: calls.append((name, module, output))
-        )
+        module.register_forward_hook(lambda module, _, output, name=name: calls.append((name, module, output)))
         for name, module in model.named_modules()
         if name
     ]
-    training = [module for module in model.modules() if module.training]
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             model(example)
     finally:
         for handle in handles:
             handle.remove()
-        for module in training:
-            module.training = True
     return _unique_layers([call for call in calls if isinstance(call[2], torch.Tensor) and call[2].ndim >= 2])
 
 

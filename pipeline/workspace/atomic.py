@@ -22,9 +22,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         StoreError: the disk is full or the folder cannot be written; files written earlier are untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
@@ -62,12 +63,14 @@ class RunDirectory:
 
         Raises:
             BusyError: another process holds it.
+            StoreError: the directory cannot be created or written.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            handle = open(self.root / ".lock", "a+")  # noqa: SIM115 - closed below, in the `with`
         except OSError as error:
-            raise StoreError(f"cannot create {self.root} ({error.strerror}). Choose another output_dir.") from error
-        with open(self.root / ".lock", "a+") as handle:
+            raise StoreError(f"cannot write in {self.root} ({error.strerror}). Choose another output_dir.") from error
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -83,12 +86,12 @@ class RunDirectory:
             yield
 
     def clear(self, stage: str, keep: tuple[str, ...] = ()) -> None:
-        """Remove what the stage wrote, except the named entries of its folder."""
+        """Remove what the stage wrote, except entries of its folder that match one of the shell patterns `keep`."""
         folder = self.folder(stage)
         for entry in folder.iterdir() if folder.exists() else ():
-            if entry.name in keep:
+            if any(fnmatchcase(entry.name, pattern) for pattern in keep):
                 continue
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
     def outputs(self, stage: str) -> dict[str, FileEntry]:
         """Return every file below the stage's folder with size, time of change and hash."""

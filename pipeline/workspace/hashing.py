@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _DIGEST_BYTES = 16
+SOURCE_SUFFIXES = (".py", ".j2", ".css")
 
 
 def digest_json(value: Any) -> str:
@@ -29,10 +30,11 @@ def digest_file(path: Path) -> str:
 
 @cache
 def digest_sources(packages: tuple[str, ...]) -> str:
-    """Return the hash of the Python sources of rooms of this package, e.g. ("reveal", "concepts")."""
+    """Return the hash of the sources and templates of rooms of this package, e.g. ("reveal", "concepts")."""
     root = Path(__file__).parents[1]
     return digest_json([(str(path.relative_to(root)), digest_file(path)) for path in _sources(root, packages)])
 
 
 def _sources(root: Path, packages: Iterable[str]) -> list[Path]:
-    return sorted(path for package in packages for path in (root / package).rglob("*") if path.suffix in (".py", ".j2"))
+    files = (path for package in packages for path in (root / package).rglob("*"))
+    return sorted(path for path in files if path.suffix in SOURCE_SUFFIXES and not path.name.startswith("."))

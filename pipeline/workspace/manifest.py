@@ -26,11 +26,11 @@ class FileEntry(BaseModel):
 
 
 class StageEntry(BaseModel):
-    """One stage of the run."""
+    """One stage of the run. `started` stands until it ends, so that a killed stage does not look finished."""
 
     model_config = ConfigDict(extra="forbid")
 
-    status: Literal["done", "failed"]
+    status: Literal["started", "done", "failed"]
     key: str
     parts: dict[str, Any]
     outputs: dict[str, FileEntry] = {}

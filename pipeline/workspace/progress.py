@@ -6,7 +6,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TextIO, TypeVar
+from typing import TYPE_CHECKING, Protocol, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 T = TypeVar("T")
 PLAIN_INTERVAL_SECONDS = 15.0
@@ -56,33 +59,44 @@ class PlainReporter:
 
 
 class TerminalReporter:
-    """A bar per loop, drawn by rich, gone when the loop ends."""
+    """A bar per loop, drawn by rich, gone when the loop ends; loops within loops are drawn below each other."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
         from rich.console import Console
 
-        self.console = Console(highlight=False)
+        self.console = Console(file=stream, highlight=False, emoji=False, force_terminal=stream is not None or None)
+        self._open = None
 
     def say(self, text: str) -> None:
         """Print one line above the bar."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def track(self, items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
         """Yield the items under a bar with elapsed and remaining time."""
         with self._bar() as bar:
             total = total if total is not None else getattr(items, "__len__", lambda: None)()
             task = bar.add_task(f"  {label}", total=total)
-            for item in items:
-                yield item
-                bar.advance(task)
+            try:
+                for item in items:
+                    yield item
+                    bar.advance(task)
+            finally:
+                bar.remove_task(task)
 
     @contextmanager
-    def _bar(self) -> Iterator:
+    def _bar(self) -> Iterator[Progress]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        # A terminal can show one live display at a time.
+        if self._open is not None:
+            yield self._open
+            return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console, transient=True) as bar:
-            yield bar
+        with Progress(*columns, console=self.console, transient=True) as self._open:
+            try:
+                yield self._open
+            finally:
+                self._open = None
 
 
 def make_reporter() -> Reporter:

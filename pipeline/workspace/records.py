@@ -12,9 +12,12 @@ AUDIT_VERSION = 1
 
 
 class Record(BaseModel):
-    """An immutable record; unknown fields are errors, so that a file of another version is noticed."""
+    """An immutable record; unknown fields are errors, so that a file of another version is noticed.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    JSON has no NaN: figures that are not finite are written as the texts "NaN" and "Infinity", and read back.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Finding(Record):
@@ -96,9 +99,18 @@ class Metric(Record):
     n: int
 
 
+class ProjectionRecord(Record):
+    """A projection behind a layer; its values are in the method's `model.pt`."""
+
+    layer: str
+    mode: str
+    channels: int
+
+
 class MethodRecord(Record):
     """The file `mitigate/<method id>/method.json`."""
 
+    key: str = Field(description="hash of all that the correction was made from")
     id: str
     kind: str
     parameters: dict
@@ -107,7 +119,7 @@ class MethodRecord(Record):
     status: Literal["reviewed", "unreviewed"]
     seconds: float
     validation: dict[str, float] = Field(description="metrics on the validation split, which select the best correction")
-    projections: list[dict] = Field([], description="layer, mode and file of every projection added to the network")
+    projections: list[ProjectionRecord] = Field([], description="what the corrected network carries, in this order")
 
 
 class GateResult(Record):

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .directory import RunDirectory
 from .progress import Reporter, SilentReporter
 
 if TYPE_CHECKING:
     from pipeline.config.schema import Config
+
+    from .directory import RunDirectory
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ class StageSpec:
         needs: stages whose outputs it reads.
         rooms: packages whose sources its results depend on.
         reads_data: whether the data set is an input of its own (else only through earlier stages).
-        keeps: entries of its folder that survive a restart, because they carry keys of their own.
+        keeps: entries of its folder (shell patterns) that survive a restart, because they carry keys of their own.
     """
 
     name: str

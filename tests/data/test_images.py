@@ -160,11 +160,11 @@ def test_truncated_array_is_refused(tmp_path):
 
 
 def test_masks_take_the_nearest_value_above_127(tmp_path):
-    values = np.array([[0, 127, 128, 255]] * 4, dtype=np.uint8)
+    values = np.array([[0, 128, 127, 255]] * 4, dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "m.png")
     masks = MaskFiles([tmp_path / "m.png", tmp_path / "none.png"], (8, 2))
     mask = masks(0)
-    assert mask.dtype == bool and np.array_equal(mask, [[False, True]] * 8)
+    assert mask.dtype == bool and np.array_equal(mask, [[True, True]] * 8)
     assert masks(1) is None
     assert np.array_equal(MaskFiles([tmp_path / "m.png"], (4, 8))(0), np.repeat(values > 127, 2, axis=1))
 

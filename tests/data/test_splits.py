@@ -82,6 +82,12 @@ def test_rare_class_of_three_groups_reaches_every_split():
         assert counts(splits, labels == 1).tolist() == [2, 2, 2]
 
 
+def test_shares_are_met_even_if_every_group_is_a_class():
+    groups = np.repeat([f"g{each}" for each in range(50)], 2)
+    splits = assign_splits(rows(100), np.arange(100) // 2, groups, SplitConfig(val=0.15, test=0.2))
+    assert np.abs(counts(splits, slice(None)) - [65, 15, 20]).max() <= 2
+
+
 def test_rows_without_a_group_are_groups_of_their_own():
     splits = assign_splits(rows(100), np.zeros(100, int), [""] * 100, SplitConfig(val=0.2, test=0.2))
     assert counts(splits, slice(None)).tolist() == [60, 20, 20]

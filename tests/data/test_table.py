@@ -92,6 +92,9 @@ def test_bad_samples_stop_the_run_in_one_report(table_config, damaged):
     text = str(caught.value)
     for name, reason in damaged.items():
         pytest.raises(DataError, load_dataset, table_config(classes=["0", "1"])).match(f"{name} .*{reason}")
+    # One row of each split and class, one of them with a bad file, and the two without a class.
+    with pytest.raises(DataError, match="3 of 8 samples"):
+        load_dataset(table_config(classes=["0", "1"], limit=1))
     assert "data.on_bad_sample=skip" in text and str(Path("images") / "IM_004.png") in text and "labels.csv" in text
 
 

@@ -1,0 +1,39 @@
+"""Corrected models as the mitigate stage left them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+
+from pipeline.models.build import AuditModel
+from pipeline.models.checkpoints import load_weights
+from pipeline.workspace.records import MethodRecord
+
+from .projection import Projection, insert_projection
+
+
+def method_weights(root: Path, method_id: str) -> Path:
+    """Return where the weights of a corrected model lie."""
+    return root / "mitigate" / method_id / "model.pt"
+
+
+def load_corrected(root: Path, record: MethodRecord, original: AuditModel) -> AuditModel:
+    """Return a corrected model in evaluation mode: the original's architecture, its projections, its weights.
+
+    Raises:
+        CheckpointError: the weights do not fit.
+    """
+    model = copy.deepcopy(original)
+    for projection in record.projections:
+        insert_projection(model, projection.layer, Projection(torch.zeros(projection.channels), 0.0, projection.mode))
+    device = next(original.parameters()).device
+    load_weights(model.network, method_weights(root, record.id), original.arch)
+    return model.to(device).eval()
+
+
+def differs(model: AuditModel, original: AuditModel) -> bool:
+    """Return whether a model is another function than the original by its tensors; comparing a model with itself is void."""
+    ours, theirs = model.network.state_dict(), original.network.state_dict()
+    return ours.keys() != theirs.keys() or any(not torch.equal(ours[name], theirs[name]) for name in ours)

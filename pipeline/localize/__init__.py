@@ -1,0 +1,1 @@
+"""CAVs -> heatmaps -> artifact masks, and the foreground masks that ISNet training needs."""

@@ -1,0 +1,38 @@
+"""P-ClArC: the artifact direction is projected to its clean value, without training (Anders et al. 2022)."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+
+from pipeline.concepts.projection import Projection, insert_projection
+from pipeline.config.mitigate import PClarcMethod
+from pipeline.models.build import AuditModel
+
+from .interface import Correction, Insertion, KnownBias, Problem
+
+
+class ProjectiveClarc:
+    """A projection behind the layer of every bias's CAV."""
+
+    def __init__(self, config: PClarcMethod):
+        self.config = config
+
+    def fit(self, model: AuditModel, problem: Problem) -> Correction:
+        """Return a copy of the model with the projections inserted."""
+        insertions = [
+            Insertion(known.cav.layer, known.cav.direction, known.cav.mean_without, self.config.mode)
+            for known in problem.biases
+        ]
+        corrected = copy.deepcopy(model)
+        insert_all(corrected, insertions)
+        return Correction(corrected, insertions=insertions)
+
+
+def insert_all(model: AuditModel, insertions: list[Insertion]) -> None:
+    """Put projections into the model, in place."""
+    for insertion in insertions:
+        direction = torch.as_tensor(np.asarray(insertion.direction), dtype=torch.float32)
+        insert_projection(model, insertion.layer, Projection(direction, insertion.clean_value, insertion.mode))

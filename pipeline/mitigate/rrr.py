@@ -1,0 +1,53 @@
+"""Right for the Right Reasons: no input gradient inside the artifact (Ross et al. 2017; cosine form)."""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.config.mitigate import RrrMethod
+from pipeline.models.build import AuditModel
+
+from .explained import explained_quantity
+from .interface import Correction, Problem, cross_entropy, fine_tune
+
+
+def rrr_loss(gradient: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the share of the squared input gradient that lies inside the masks, averaged over samples that have one.
+
+    Free of scale: the same weight serves every data set. 0 where no sample has a mask.
+
+    Args:
+        gradient: `[B, C, H, W]`.
+        mask: `[B, 1, H, W]` in [0, 1], 1 = artifact.
+    """
+    present = mask.flatten(1).any(1)
+    if not present.any():
+        return gradient.sum() * 0.0
+    energy = gradient[present].pow(2).sum(1, keepdim=True)
+    inside = (energy * mask[present]).flatten(1).sum(1)
+    return (inside / energy.flatten(1).sum(1).clamp(min=1e-30)).mean()
+
+
+class RightForTheRightReasons:
+    """Fine-tuning with `rrr_loss` beside the cross-entropy."""
+
+    def __init__(self, config: RrrMethod):
+        self.config = config
+
+    def fit(self, model: AuditModel, problem: Problem) -> Correction:
+        """Return a corrected copy of the model."""
+
+        def losses(network, x, y, mask):
+            x = x.detach().requires_grad_(True)
+            logits = network(x)
+            classification = cross_entropy(problem, logits, y)
+            explained = explained_quantity(logits, y, self.config.explained)
+            (gradient,) = torch.autograd.grad(explained, x, create_graph=True)
+            penalty = rrr_loss(gradient, mask)
+            return {
+                "total": classification + self.config.weight * penalty,
+                "classification": classification,
+                "penalty": penalty,
+            }
+
+        return fine_tune(model, problem, self.config, losses)

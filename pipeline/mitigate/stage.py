@@ -1,0 +1,158 @@
+"""Every configured correction, each in `mitigate/<method id>/` under a key of its own, so that finished ones are kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.concepts.cav import Cav
+from pipeline.concepts.corrected import method_weights
+from pipeline.config.mitigate import AnyMethod
+from pipeline.data.memory import split_indices
+from pipeline.data.open import open_world
+from pipeline.data.pasted import PastedView
+from pipeline.data.worlds import WorldView
+from pipeline.models.build import AuditModel
+from pipeline.models.checkpoints import save_weights
+from pipeline.models.classification import class_weights, validation_metrics
+from pipeline.models.loop import write_history
+from pipeline.models.open import open_original
+from pipeline.workspace.hashing import digest_json
+from pipeline.workspace.masks import MaskSet
+from pipeline.workspace.records import Biases, MethodRecord, ProjectionRecord
+from pipeline.workspace.stage import StageContext
+
+from .donors import pasted_world
+from .interface import Correction, KnownBias, Problem
+from .registry import MITIGATIONS, make_mitigation
+
+STATE = "training_state.pt"
+
+
+def run(context: StageContext) -> None:
+    """Fit what is not there yet, and remove what is no longer configured."""
+    methods = context.config.mitigate.methods
+    biases = context.directory.read_record("reveal/biases.json", Biases).biases
+    dataset = open_world(context)
+    original = open_original(context, dataset)
+    known = [_load_bias(context, bias) for bias in biases]
+    pasted = pasted_world(context, dataset, known)
+    _remove_others(context, [method.method_id for method in methods])
+    for method in methods:
+        entry = MITIGATIONS[method.kind]
+        if entry.needs != "nothing" and not known:
+            context.reporter.say(f"    {method.method_id}: skipped, since no bias was accepted that it could correct")
+            continue
+        key = digest_json([context.unit_key, method.model_dump(mode="json")])
+        if _is_done(context, method, key):
+            context.reporter.say(f"    {method.method_id}: kept from an earlier run")
+            continue
+        _correct(context, method, key, original, dataset, pasted, known)
+
+
+def _correct(
+    context: StageContext,
+    method: AnyMethod,
+    key: str,
+    original: AuditModel,
+    dataset: WorldView,
+    pasted: PastedView | None,
+    known: list[KnownBias],
+) -> None:
+    folder = context.directory.folder("mitigate") / method.method_id
+    train = context.config.model.train
+    labels = dataset.table["label"].to_numpy()[split_indices(dataset, "train")]
+    problem = Problem(
+        dataset=dataset,
+        biases=known,
+        device=context.device,
+        seed=context.config.seed,
+        augment=train.augment,
+        class_weights=class_weights(labels, len(dataset.classes)) if train.class_weights else None,
+        reporter=context.reporter,
+        key=key,
+        state_path=folder / STATE,
+        label=method.method_id,
+    )
+    started = time.perf_counter()
+    correction = make_mitigation(method).fit(original, problem)
+    seconds = time.perf_counter() - started
+    validation = _validate(context, correction.model, dataset, pasted)
+    save_weights(correction.model.network, folder / "model.pt")
+    if correction.history:
+        write_history(folder / "history.csv", correction.history)
+    status = "reviewed" if known and all(each.bias.status == "reviewed" for each in known) else "unreviewed"
+    record = MethodRecord(
+        key=key,
+        id=method.method_id,
+        kind=method.kind,
+        parameters=method.model_dump(mode="json", exclude={"kind", "id"}),
+        trained=MITIGATIONS[method.kind].trains,
+        biases=[each.bias.id for each in known],
+        status=status,
+        seconds=seconds,
+        validation=validation,
+        projections=_projections(correction),
+    )
+    (folder / STATE).unlink(missing_ok=True)
+    context.directory.write_record(f"mitigate/{method.method_id}/method.json", record)
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in validation.items())
+    context.reporter.say(f"    {method.method_id}: {seconds:.0f} s; validation {shown}")
+
+
+def _validate(
+    context: StageContext, model: AuditModel, dataset: WorldView, pasted: PastedView | None
+) -> dict[str, float]:
+    """Return metrics on the validation split, as it is and with the localized artifact pasted into every sample."""
+    rows = split_indices(dataset, "val")
+    plain = validation_metrics(model, dataset, rows, context.device)
+    metrics = {name: plain[name] for name in ("accuracy", "balanced_accuracy", "auroc")}
+    if pasted is not None:
+        found = validation_metrics(model, pasted, rows, context.device)
+        metrics |= {"pasted_accuracy": found["accuracy"], "pasted_balanced_accuracy": found["balanced_accuracy"]}
+    return metrics
+
+
+def _projections(correction: Correction) -> list[ProjectionRecord]:
+    return [
+        ProjectionRecord(layer=each.layer, mode=each.mode, channels=len(each.direction)) for each in correction.insertions
+    ]
+
+
+def _load_bias(context: StageContext, bias) -> KnownBias:
+    folder = context.directory.root / "reveal/cavs"
+    masks = MaskSet(context.directory.root / f"localize/{bias.id}")
+    available = {entry.id for entry in masks.index() if entry.status == "ok" and entry.source == "finding"}
+
+    def mask(sample_id: str) -> np.ndarray | None:
+        # the foreground mask is the complement of the artifact, grown a little: corrections should cover all of it
+        return ~masks.read(sample_id, "foreground") if sample_id in available else None
+
+    cavs = {
+        (candidate.layer, candidate.kind): Cav.load(folder / bias.id / f"{candidate.layer}--{candidate.kind}.npz")
+        for candidate in bias.candidates
+    }
+    return KnownBias(bias, Cav.load(folder / f"{bias.id}.npz"), cavs, mask)
+
+
+def _is_done(context: StageContext, method: AnyMethod, key: str) -> bool:
+    """Return whether the correction is there under its key; what cannot be read is made again."""
+    folder = context.directory.folder("mitigate") / method.method_id
+    try:
+        stored = json.loads((folder / "method.json").read_text(encoding="utf-8"))["key"]
+        torch.load(method_weights(context.directory.root, method.method_id), weights_only=True)
+    except Exception:
+        return False
+    return stored == key
+
+
+def _remove_others(context: StageContext, wanted: list[str]) -> None:
+    folder: Path = context.directory.folder("mitigate")
+    for entry in folder.iterdir() if folder.exists() else ():
+        if entry.name not in wanted:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -1,0 +1,1 @@
+"""Model and data -> activations, relevances and heatmaps in HDF5."""

@@ -1,0 +1,204 @@
+"""The command line that all stages share. Only the standard library is imported before the arguments are understood."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import logging
+import os
+import shlex
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from pipeline.errors import PipelineError
+
+from .stages import ALL, GATED, STAGE_NAMES, required, summary_of
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.workspace.progress import Reporter
+
+PACKAGE = Path(__file__).parents[1]
+RESUME = "Finished stages are kept; the same command continues."
+
+
+def main(stage: str, argv: list[str] | None = None) -> NoReturn:
+    """Run the command of a stage, or of all ("run"), and exit.
+
+    Exit codes: 0 done, 1 the run failed, 2 usage or configuration, 3 the gate failed.
+
+    Args:
+        stage: name of a stage, or "run".
+        argv: arguments; default: those of the process.
+    """
+    given = sys.argv[1:] if argv is None else argv
+    arguments = make_parser(stage).parse_args(given)
+    with contextlib.nullcontext() if arguments.verbose else _quiet_libraries():
+        sys.exit(_guarded(stage, arguments, f"python -m pipeline.{stage} {shlex.join(given)}"))
+
+
+def make_parser(stage: str) -> argparse.ArgumentParser:
+    """Return the parser of a stage's command."""
+    before = [spec.name for spec in required(stage) if spec.name != stage]
+    sections = [name for spec in required(stage) if stage in (spec.name, ALL) for name in spec.sections]
+    parser = argparse.ArgumentParser(
+        prog=f"python -m pipeline.{stage}",
+        description=f"{summary_of(stage).capitalize()}.",
+        epilog=(
+            (f"Runs first, where they are missing or stale: {', '.join(before)}. " if before and stage != ALL else "")
+            + f"Configuration: {', '.join(dict.fromkeys(sections))}. "
+            "Exit codes: 0 done, 1 the run failed, 2 usage or configuration, 3 the gate failed."
+        ),
+    )
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="YAML file, or the name of one below configs/, e.g. demo.yaml"
+    )
+    parser.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override the configuration, e.g. --set model.train.epochs=3 name=trial",
+    )
+    forced = "every stage" if stage == ALL else "the stage"
+    parser.add_argument("--force", action="store_true", help=f"run {forced} even if its results are fresh")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: as the configuration says")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks, and warnings of libraries")
+    if stage == ALL:
+        parser.add_argument("--status", action="store_true", help="show what is fresh and why not; run nothing")
+    return parser
+
+
+def console(argv: list[str] | None = None, prog: str = "r2r") -> None:
+    """Dispatch `r2r STAGE ...` to `python -m pipeline.STAGE ...`; without a stage, list them.
+
+    Args:
+        argv: arguments; default: those of the process.
+        prog: how the command calls itself.
+    """
+    given = sys.argv[1:] if argv is None else argv
+    commands = [*STAGE_NAMES, ALL]
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview(prog, commands))
+    elif given[0] in commands:
+        main(given[0], given[1:])
+    else:
+        from pipeline.errors import nearest
+
+        print(f"error: unknown stage '{given[0]}'.{nearest(given[0], commands)}", file=sys.stderr)
+        print(f"Stages: {', '.join(commands)}.", file=sys.stderr)
+        sys.exit(2)
+
+
+def _overview(prog: str, commands: list[str]) -> str:
+    lines = [f"  {name:<12}{summary_of(name)}" for name in commands]
+    usage = f"usage: {prog} STAGE --config FILE [--set KEY=VALUE ...] [--force] [--device auto|cpu|cuda] [-v]"
+    hint = f"The whole audit of the example: {prog} run --config demo.yaml. More: {prog} STAGE --help"
+    return "\n".join([usage, "", "Stages:", *lines, "", hint])
+
+
+def _guarded(stage: str, arguments: argparse.Namespace, command: str) -> int:
+    """Run the command and turn whatever it raises into a message and an exit code."""
+    try:
+        _execute(stage, arguments, command)
+        sys.stdout.flush()
+        return 0
+    except BaseException as error:
+        if _reader_left(error):
+            return 1
+        if arguments.verbose and not isinstance(error, KeyboardInterrupt):
+            traceback.print_exc()
+        print(f"error: {explain(error, arguments.verbose)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, PipelineError) else 1
+
+
+def _execute(stage: str, arguments: argparse.Namespace, command: str) -> None:
+    from pipeline.config import load_config
+    from pipeline.workspace.progress import make_reporter
+
+    config = load_config(arguments.config, arguments.overrides)
+    reporter = make_reporter()
+    if getattr(arguments, "status", False):
+        return _print_status(config, reporter)
+    from . import runner
+
+    context = runner.run_stages(
+        config, stage, force=arguments.force, reporter=reporter, device=arguments.device, command=command
+    )
+    if stage not in GATED:
+        return reporter.say(f"results: {context.directory.folder(stage)}")
+    audit = runner.read_audit(context.directory)
+    from .summary import summarize
+
+    for line in summarize(audit, context.directory.root):
+        reporter.say(line)
+    return runner.check_gate(audit)
+
+
+def _print_status(config: Config, reporter: Reporter) -> None:
+    from . import runner
+
+    rows = [("stage", "state", "why")]
+    rows += [(each.stage, each.state, each.why) for each in runner.status(config, reporter)]
+    for name, state, why in rows:
+        reporter.say(f"{name:<12}{state:<9}{why}".rstrip())
+
+
+def explain(error: BaseException, verbose: bool = False) -> str:
+    """Return what happened and the next step, on one line where possible."""
+    if isinstance(error, PipelineError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted. {RESUME}"
+    if isinstance(error, OSError) and (error.errno == errno.ENOSPC or "No space left on device" in str(error)):
+        place = f" while writing {error.filename}" if error.filename else ""
+        return f"no space left on the disk{place}. Free some space. {RESUME}"
+    # PyTorch's error for a full GPU, by name because torch may not be imported.
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the GPU's memory is full. Lower the batch_size of the stage, or use --device cpu. {RESUME}"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return f"the memory is full. Lower data.cache_megabytes, or the batch_size of the stage. {RESUME}"
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if verbose else f"{text} (run again with -v for the traceback)"
+
+
+def _reader_left(error: BaseException) -> bool:
+    """Tell whether the output's reader, such as `head`, has ended; then nothing more is written to it."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Else Python flushes once more at exit, and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Drop the warnings of libraries; those of this package are shown on one line.
+
+    Not by a filter, because libraries insert filters of their own when they are imported.
+    """
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        if PACKAGE in Path(filename).parents:
+            print(f"warning: {message}", file=sys.stderr)
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,232 @@
+"""Which results still belong to the configuration, the data and the code: keys made of content, and why they differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.workspace.hashing import digest_file, digest_json, digest_sources
+
+from .stages import READ_VERDICTS, STAGES
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.workspace.directory import RunDirectory
+    from pipeline.workspace.manifest import Manifest, StageEntry
+    from pipeline.workspace.stage import StageSpec
+
+State = Literal["fresh", "stale", "missing", "failed"]
+VOLATILE = ("data.cache_megabytes", "data.root", "precompute.workers", "model.checkpoint")
+"""Keys without influence on results, or whose content is hashed instead: files of the data, and of the checkpoint."""
+LIBRARIES = ("torch", "zennit")
+SHOWN_CHANGES = 3
+SHOWN_CHARACTERS = 60
+ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What keys are made from, besides the outputs of other stages.
+
+    Attributes:
+        config: the configuration.
+        fingerprint: of the data set; "" when it was not read.
+        checkpoint: hash of the file `model.checkpoint`, its text if there is no such file, None if not given.
+        verdicts: hash of `annotations.json`, None without that file.
+        code: room -> hash of its sources.
+        versions: library -> version.
+    """
+
+    config: Config
+    fingerprint: str
+    checkpoint: str | None
+    verdicts: str | None
+    code: Mapping[str, str]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """Whether the results of a stage can be reused.
+
+    Attributes:
+        stage: name of the stage.
+        state: fresh, stale, missing (never ran) or failed (did not end).
+        why: the reason in plain words; empty when fresh.
+        parts: what its key is made from now. Complete only if all stages that it needs are fresh.
+    """
+
+    stage: str
+    state: State
+    why: str
+    parts: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that the results depend on."""
+        return digest_json(self.parts)
+
+    @property
+    def unit_key(self) -> str:
+        """The same without the stage's own section, for results that it keeps one by one."""
+        config = {name: value for name, value in self.parts["config"].items() if name != self.stage}
+        return digest_json(self.parts | {"config": config})
+
+
+def read_facts(config: Config, directory: RunDirectory, fingerprint: str) -> Facts:
+    """Collect the facts: hash the checkpoint, the verdicts and the sources, look up versions."""
+    checkpoint = config.model.checkpoint
+    if checkpoint is not None and Path(checkpoint).is_file():
+        checkpoint = digest_file(Path(checkpoint))
+    verdicts = directory.annotations_path
+    return Facts(
+        config=config,
+        fingerprint=fingerprint,
+        checkpoint=checkpoint,
+        verdicts=digest_file(verdicts) if verdicts.is_file() else None,
+        code={room: digest_sources((room,)) for spec in STAGES for room in spec.rooms},
+        # Builds for other devices ("2.4.0+cpu") compute the same.
+        versions={name: metadata.version(name).partition("+")[0] for name in LIBRARIES},
+    )
+
+
+def key_parts(spec: StageSpec, facts: Facts, manifest: Manifest) -> dict[str, Any]:
+    """Return what the key of a stage is made from.
+
+    The outputs of the stages that it needs enter with their bytes, not only with their keys: training again from the
+    same key may give other weights on another device.
+    """
+    parts: dict[str, Any] = {
+        "config": config_slice(facts.config, spec.sections),
+        "code": {room: facts.code[room] for room in spec.rooms},
+        "inputs": {name: _output_digest(manifest.stages[name]) for name in spec.needs if name in manifest.stages},
+        "versions": dict(facts.versions),
+    }
+    if spec.reads_data:
+        parts["data"] = facts.fingerprint
+    if "model" in spec.sections:
+        parts["checkpoint"] = facts.checkpoint
+    if spec.name in READ_VERDICTS:
+        parts["annotations"] = facts.verdicts
+    return parts
+
+
+def config_slice(config: Config, sections: tuple[str, ...]) -> dict[str, Any]:
+    """Return sections of the resolved configuration without the volatile keys."""
+    values = {name: value for name, value in config.model_dump(mode="json").items() if name in sections}
+    for key in VOLATILE:
+        section, name = key.split(".")
+        if section in values:
+            values[section].pop(name, None)
+    return values
+
+
+def assess(
+    spec: StageSpec, facts: Facts, manifest: Manifest, directory: RunDirectory, earlier: Mapping[str, Freshness]
+) -> Freshness:
+    """Judge one stage.
+
+    Args:
+        spec: the stage.
+        facts: see `read_facts`.
+        manifest: what was recorded.
+        directory: where outputs are looked for.
+        earlier: the judgement of every stage that it needs.
+    """
+    parts = key_parts(spec, facts, manifest)
+    entry = manifest.stages.get(spec.name)
+    if entry is None:
+        return Freshness(spec.name, "missing", "never ran", parts)
+    if entry.status == "started":
+        return Freshness(spec.name, "failed", "was started and did not finish", parts)
+    if entry.status == "failed":
+        return Freshness(spec.name, "failed", f"failed the last time: {entry.error}", parts)
+    reasons = list(_reasons(entry.parts, parts)) or list(_upstream_reasons(spec, entry.parts, parts, earlier))
+    if damage := directory.damage(entry.outputs):
+        reasons.append(damage)
+    return Freshness(spec.name, "stale" if reasons else "fresh", "; ".join(reasons), parts)
+
+
+def assess_all(
+    specs: tuple[StageSpec, ...], facts: Facts, manifest: Manifest, directory: RunDirectory
+) -> list[Freshness]:
+    """Judge stages in their order, as `--status` shows them."""
+    judged: dict[str, Freshness] = {}
+    for spec in specs:
+        judged[spec.name] = assess(spec, facts, manifest, directory, judged)
+    return list(judged.values())
+
+
+def config_changes(old: Any, new: Any, key: str = "") -> list[str]:
+    """Return how two resolved configurations differ, such as "model.train.epochs changed from 8 to 3"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        pairs = [(name, old.get(name, ABSENT), new.get(name, ABSENT)) for name in dict.fromkeys([*old, *new])]
+    elif isinstance(old, list) and isinstance(new, list) and any(isinstance(item, dict) for item in [*old, *new]):
+        longest = range(max(len(old), len(new)))
+        pairs = [(at, _item(old, at), _item(new, at)) for at in longest]
+    elif old is ABSENT:
+        return [f"{key} {_shown(new)} was added"]
+    elif new is ABSENT:
+        return [f"{key} {_shown(old)} was removed"]
+    else:
+        # As texts, because NaN differs from itself.
+        return [] if _text(old) == _text(new) else [f"{key} changed from {_shown(old)} to {_shown(new)}"]
+    return [
+        change for name, before, after in pairs for change in config_changes(before, after, f"{key}.{name}".lstrip("."))
+    ]
+
+
+def _item(items: list, at: int) -> Any:
+    return items[at] if at < len(items) else ABSENT
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _shown(value: Any) -> str:
+    text = _text(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
+
+
+def _reasons(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """Yield what changed in the stage's own parts."""
+    if changes := config_changes(old.get("config", {}), new["config"]):
+        yield from changes[:SHOWN_CHANGES]
+        if len(changes) > SHOWN_CHANGES:
+            yield f"{len(changes) - SHOWN_CHANGES} more keys changed"
+    if old.get("data") != new.get("data"):
+        yield "the data changed"
+    if old.get("checkpoint") != new.get("checkpoint"):
+        yield "the content of model.checkpoint changed"
+    if old.get("annotations") != new.get("annotations"):
+        yield "people's verdicts changed (annotations.json)"
+    if rooms := _changed(old.get("code", {}), new["code"]):
+        yield f"pipeline code changed ({', '.join(rooms)})"
+    before = old.get("versions", {})
+    for name in _changed(before, new["versions"]):
+        yield f"{name} changed from version {before.get(name)} to {new['versions'].get(name)}"
+
+
+def _upstream_reasons(
+    spec: StageSpec, old: dict[str, Any], new: dict[str, Any], earlier: Mapping[str, Freshness]
+) -> Iterator[str]:
+    """Yield the first stage that has to run before, or else those that ran again meanwhile."""
+    words = {"stale": "is stale", "missing": "never ran", "failed": "failed"}
+    waiting = [f"{name} {words[earlier[name].state]}" for name in spec.needs if earlier[name].state != "fresh"]
+    if waiting:
+        yield waiting[0]
+    elif again := _changed(old.get("inputs", {}), new["inputs"]):
+        yield f"{', '.join(again)} ran again"
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [name for name in dict.fromkeys([*new, *old]) if old.get(name) != new.get(name)]
+
+
+def _output_digest(entry: StageEntry) -> str:
+    return digest_json([entry.key, {name: file.digest for name, file in entry.outputs.items()}])

@@ -1,0 +1,165 @@
+"""One process at a time; damage is noticed; clearing keeps what it should; records come back as they were."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import BusyError, StoreError
+from pipeline.workspace import directory as directory_module
+from pipeline.workspace.directory import RunDirectory
+from pipeline.workspace.records import Finding, Findings
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDirectory:
+    run = RunDirectory(tmp_path / "run")
+    folder = run.folder("reveal")
+    (folder / "cavs").mkdir(parents=True)
+    (folder / "findings.json").write_text("0123456789")
+    (folder / "cavs" / "bias.npz").write_bytes(b"abc")
+    return run
+
+
+def test_two_processes_cannot_hold_the_lock(run):
+    code = (
+        "import sys; from pipeline.workspace.directory import RunDirectory\n"
+        "with RunDirectory(sys.argv[1]).lock(): print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(run.root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BusyError, match=rf"in use by process {holder.pid}\b.*--set name="), run.lock():
+            pass
+    finally:
+        holder.kill()  # SIGKILL: the lock must not outlive its holder
+        holder.communicate()
+    with run.lock():
+        assert (run.root / ".lock").read_text() == str(os.getpid())
+
+
+def test_lock_is_released_when_the_block_fails(run):
+    with pytest.raises(RuntimeError), run.lock():
+        raise RuntimeError
+    with run.lock():
+        pass
+
+
+def test_directory_that_cannot_be_made_names_output_dir(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="Choose another output_dir"), RunDirectory(tmp_path / "file" / "run").lock():
+        pass
+
+
+def test_directory_that_cannot_be_written_names_output_dir(run):
+    (run.root / ".lock").mkdir()  # cannot be opened for writing, whoever asks
+    with pytest.raises(StoreError, match="Choose another output_dir"), run.lock():
+        pass
+
+
+def test_intact_outputs_are_not_read_again(run, monkeypatch):
+    outputs = run.outputs("reveal")
+    assert sorted(outputs) == ["reveal/cavs/bias.npz", "reveal/findings.json"]
+
+    def forbidden(path):
+        raise AssertionError(f"{path} was hashed")
+
+    monkeypatch.setattr(directory_module, "digest_file", forbidden)
+    assert run.damage(outputs) is None
+
+
+def test_damage_names_the_file_and_what_is_wrong(run):
+    outputs = run.outputs("reveal")
+    file = run.root / "reveal" / "findings.json"
+    file.write_text("01234")
+    assert run.damage(outputs) == "reveal/findings.json has 5 bytes instead of 10"
+    file.write_text("987654321_")
+    os.utime(file, ns=(0, 0))
+    assert run.damage(outputs) == "reveal/findings.json was changed"
+    file.write_text("0123456789")
+    os.utime(file, ns=(0, 0))
+    assert run.damage(outputs) is None, "same content under another time is intact"
+    file.unlink()
+    assert run.damage(outputs) == "reveal/findings.json is missing"
+
+
+def test_half_written_files_are_no_outputs(run):
+    (run.folder("reveal") / f".findings.json.1{directory_module.TEMPORARY_SUFFIX}").write_text("0")
+    assert sorted(run.outputs("reveal")) == ["reveal/cavs/bias.npz", "reveal/findings.json"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [((), []), (("cavs",), ["cavs"]), (("*",), ["cavs", "findings.json"]), (("*.json",), ["findings.json"])],
+)
+def test_clear_keeps_what_matches(run, keep, left):
+    run.clear("reveal", keep)
+    assert sorted(entry.name for entry in run.folder("reveal").iterdir()) == left
+
+
+def test_clear_removes_links_but_not_what_they_lead_to(run, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "precious").write_text("")
+    (run.folder("reveal") / "link").symlink_to(tmp_path / "elsewhere")
+    run.clear("reveal")
+    assert list(run.folder("reveal").iterdir()) == []
+    assert (tmp_path / "elsewhere" / "precious").exists()
+
+
+def test_clear_of_a_stage_that_never_ran_does_nothing(run):
+    run.clear("train")
+    assert not run.folder("train").exists()
+
+
+def make_finding(score: float) -> Finding:
+    return Finding(
+        id="a",
+        rank=1,
+        detector="spray",
+        class_id=0,
+        class_name="0",
+        layer="input",
+        score=score,
+        score_parts={"gap": math.nan, "size": math.inf},
+        sample_ids=["1"],
+    )
+
+
+def test_record_comes_back_as_it_was_also_with_figures_that_are_not_finite(run):
+    run.write_record("reveal/findings.json", Findings(findings=[make_finding(0.5)]))
+    (again,) = run.read_record("reveal/findings.json", Findings).findings
+    assert (again.id, again.score) == ("a", 0.5)
+    assert math.isnan(again.score_parts["gap"])
+    assert again.score_parts["size"] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(None, "is missing"), ("{", "cannot be read as Findings"), ('{"findings": [], "new": 1}', "cannot be read as")],
+)
+def test_unreadable_record_names_file_and_next_step(run, text, expected):
+    file = run.root / "reveal" / "findings.json"
+    file.unlink()
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(StoreError, match=rf"findings\.json {expected}.*--force"):
+        run.read_record("reveal/findings.json", Findings)
+
+
+def test_writing_is_atomic(run):
+    with pytest.raises(StoreError, match="no space left"), run.writing("reveal/findings.json") as temporary:
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (run.root / "reveal" / "findings.json").read_text() == "0123456789"
