@@ -8,26 +8,29 @@ import torch
 from torch import nn
 from zennit import composites as zennit_composites
 from zennit.core import Composite
-from zennit.rules import Pass
+from zennit.rules import Epsilon, Pass
 
 from pipeline.errors import ConfigError, nearest
-from pipeline.models.build import Normalize
+from pipeline.models.build import Affine, Normalize
+
+
+OWN_MODULES = [(Normalize, Pass()), (Affine, Epsilon())]
 
 
 def _flat(pixel_low: torch.Tensor, pixel_high: torch.Tensor, **options) -> Composite:
-    return zennit_composites.EpsilonPlusFlat(layer_map=[(Normalize, Pass())], **options)
+    return zennit_composites.EpsilonPlusFlat(layer_map=OWN_MODULES, **options)
 
 
 def _plus(pixel_low: torch.Tensor, pixel_high: torch.Tensor, **options) -> Composite:
-    return zennit_composites.EpsilonPlus(layer_map=[(Normalize, Pass())], **options)
+    return zennit_composites.EpsilonPlus(layer_map=OWN_MODULES, **options)
 
 
 def _gamma_box(pixel_low: torch.Tensor, pixel_high: torch.Tensor, **options) -> Composite:
-    return zennit_composites.EpsilonGammaBox(low=pixel_low, high=pixel_high, layer_map=[(Normalize, Pass())], **options)
+    return zennit_composites.EpsilonGammaBox(low=pixel_low, high=pixel_high, layer_map=OWN_MODULES, **options)
 
 
 def _alpha2_beta1_flat(pixel_low: torch.Tensor, pixel_high: torch.Tensor, **options) -> Composite:
-    return zennit_composites.EpsilonAlpha2Beta1Flat(layer_map=[(Normalize, Pass())], **options)
+    return zennit_composites.EpsilonAlpha2Beta1Flat(layer_map=OWN_MODULES, **options)
 
 
 COMPOSITES: dict[str, Callable[..., Composite]] = {

@@ -10,9 +10,11 @@ import numpy as np
 
 from pipeline.statistics import Interval, auroc
 from pipeline.workspace.atomic import atomic_path
+from pipeline.workspace.records import CavSummary
 
 CavKind = Literal["pattern", "svm", "ridge", "logistic"]
 FOLDS = 5
+NEAR_BEST = 0.02
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Cav:
         mean_with: mean of `features @ direction` over samples with the concept.
         mean_without: the same over samples without it.
         baseline: `[D]`, mean features of samples without the concept.
+        position_without: mean of `activation @ direction` over all positions of samples without the concept.
     """
 
     direction: np.ndarray
@@ -38,6 +41,7 @@ class Cav:
     pooling: str = "max"
     mean_with: float = 0.0
     mean_without: float = 0.0
+    position_without: float = 0.0
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Return signed distances `[N]` of features `[N, D]` from the boundary."""
@@ -55,7 +59,7 @@ class Cav:
             return cls(
                 direction=stored["direction"],
                 baseline=stored["baseline"],
-                **{name: float(stored[name]) for name in ("intercept", "mean_with", "mean_without")},
+                **{name: float(stored[name]) for name in ("intercept", "mean_with", "mean_without", "position_without")},
                 **{name: str(stored[name]) for name in ("kind", "layer", "pooling")},
             )
 
@@ -145,3 +149,19 @@ def _filter(features: np.ndarray, labels: np.ndarray, kind: str) -> np.ndarray:
     estimator = estimators[kind]().fit((features - features.mean(0)) / spread, labels)
     # a filter acts on (x - mean) / spread, so in the layer's own coordinates it is divided by the spread
     return estimator.coef_.ravel() / spread
+
+
+def acting_layer(candidates: list[CavSummary]) -> tuple[str, str]:
+    """Return (layer, kind) of the CAV that tells best how a concept acts on the decision.
+
+    The pattern CAV, since a pattern points to where the concept moves activations and a filter to where it is best
+    recognised; in the deepest layer whose held-out AUROC is within 0.02 of the best.
+
+    Args:
+        candidates: evidence of all fitted CAVs, from input to output.
+    """
+    kinds = [each.kind for each in candidates]
+    kind = "pattern" if "pattern" in kinds else kinds[0]
+    evidence = [each for each in candidates if each.kind == kind]
+    best = max(each.auroc for each in evidence)
+    return [each.layer for each in evidence if each.auroc >= best - NEAR_BEST][-1], kind

@@ -7,10 +7,12 @@ from typing import Literal
 import torch
 from torch import nn
 
+from pipeline.models.build import Affine
+
 ProjectionMode = Literal["position", "pooled"]
 
 
-class Projection(nn.Module):
+class Projection(Affine):
     """Move activations along a unit direction h to their clean value z.
 
     "position": a' = a + (z - h.a) h at every position. "pooled": every position is shifted by the same

@@ -40,7 +40,7 @@ class RrrMethod(FineTuningConfig):
     """Right for the Right Reasons: input gradients inside the artifact mask are penalised."""
 
     kind: Literal["rrr"]
-    weight: float = Field(10.0, ge=0, description="weight of the penalty beside the cross-entropy")
+    weight: float = Field(30.0, ge=0, description="weight of the penalty beside the cross-entropy")
     explained: Literal["max_logit", "target_logit", "all_logits_random", "log_probabilities"] = "all_logits_random"
 
 
@@ -48,7 +48,8 @@ class RrClarcMethod(FineTuningConfig):
     """Right-reason class artifact compensation: the latent gradient along the artifact direction is penalised."""
 
     kind: Literal["rr_clarc"]
-    weight: float = Field(10.0, ge=0)
+    layer: str = Field("auto", description="where the CAV acts; auto = the deepest layer with near-best held-out AUROC")
+    weight: float = Field(100.0, ge=0)
     explained: Literal["max_logit", "target_logit", "all_logits_random", "log_probabilities"] = "all_logits_random"
 
 
@@ -56,6 +57,7 @@ class PClarcMethod(MethodConfig):
     """Projective class artifact compensation: the artifact direction is projected to its clean value; no training."""
 
     kind: Literal["p_clarc"]
+    layer: str = Field("auto", description="where the CAV acts; auto = the deepest layer with near-best held-out AUROC")
     mode: Literal["position", "pooled"] = Field(
         "position", description="project every position, or shift by the pooled value"
     )

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.concepts.cav import Cav
+from pipeline.concepts.cav import Cav, acting_layer
 from pipeline.config.mitigate import FineTuningConfig
 from pipeline.config.model import AugmentConfig
 from pipeline.data.augment import Augmenter
 from pipeline.data.batches import Batch, Batches
 from pipeline.data.dataset import AuditDataset
 from pipeline.data.memory import split_indices
+from pipeline.errors import ConfigError, nearest
 from pipeline.models.build import AuditModel
 from pipeline.models.classification import validation_metrics
 from pipeline.models.loop import Epoch, LoopSettings, train_loop
@@ -43,6 +44,22 @@ class KnownBias:
     cav: Cav
     cavs: dict[tuple[str, str], Cav]
     mask: Callable[[str], np.ndarray | None]
+
+    def correction_cav(self, layer: str = "auto") -> Cav:
+        """Return the CAV that a correction acts on: that of `acting_layer`, or of a named layer.
+
+        Raises:
+            ConfigError: no CAV was fitted in the named layer.
+        """
+        acting, kind = acting_layer(self.bias.candidates)
+        layer = acting if layer == "auto" else layer
+        if (layer, kind) not in self.cavs:
+            fitted = [name for name, _ in self.cavs]
+            raise ConfigError(
+                f"mitigate.methods: no CAV was fitted in layer '{layer}'.{nearest(layer, fitted)} "
+                f"Fitted: {', '.join(dict.fromkeys(fitted))}. Add it to reveal.cav.layers."
+            )
+        return self.cavs[layer, kind]
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ import copy
 import numpy as np
 import torch
 
+from pipeline.concepts.cav import Cav
 from pipeline.concepts.projection import Projection, insert_projection
 from pipeline.config.mitigate import PClarcMethod
 from pipeline.models.build import AuditModel
 
-from .interface import Correction, Insertion, KnownBias, Problem
+from .interface import Correction, Insertion, Problem
 
 
 class ProjectiveClarc:
@@ -23,12 +24,17 @@ class ProjectiveClarc:
     def fit(self, model: AuditModel, problem: Problem) -> Correction:
         """Return a copy of the model with the projections inserted."""
         insertions = [
-            Insertion(known.cav.layer, known.cav.direction, known.cav.mean_without, self.config.mode)
-            for known in problem.biases
+            Insertion(cav.layer, cav.direction, clean_value(cav, self.config.mode), self.config.mode)
+            for cav in (known.correction_cav(self.config.layer) for known in problem.biases)
         ]
         corrected = copy.deepcopy(model)
         insert_all(corrected, insertions)
         return Correction(corrected, insertions=insertions)
+
+
+def clean_value(cav: Cav, mode: str) -> float:
+    """Return where the direction is projected to: the mean over clean samples of what the mode projects."""
+    return cav.position_without if mode == "position" else cav.mean_without
 
 
 def insert_all(model: AuditModel, insertions: list[Insertion]) -> None:

@@ -38,9 +38,11 @@ class RightReasonClarc:
     def fit(self, model: AuditModel, problem: Problem) -> Correction:
         """Return a corrected copy of the model."""
 
+        cavs = [known.correction_cav(self.config.layer) for known in problem.biases]
+
         def losses(network, x, y, mask):
             kept: dict[str, torch.Tensor] = {}
-            layers = {known.cav.layer for known in problem.biases}
+            layers = {cav.layer for cav in cavs}
             handles = [
                 network.get_submodule(layer).register_forward_hook(
                     lambda _, __, output, layer=layer: kept.__setitem__(layer, output)
@@ -56,8 +58,8 @@ class RightReasonClarc:
             explained = explained_quantity(logits, y, self.config.explained)
             gradients = dict(zip(kept, torch.autograd.grad(explained, list(kept.values()), create_graph=True), strict=True))
             penalties = [
-                rr_clarc_loss(gradients[known.cav.layer], torch.as_tensor(known.cav.direction, dtype=x.dtype, device=x.device))
-                for known in problem.biases
+                rr_clarc_loss(gradients[cav.layer], torch.as_tensor(cav.direction, dtype=x.dtype, device=x.device))
+                for cav in cavs
             ]
             penalty = torch.stack(penalties).mean()
             return {
@@ -67,5 +69,5 @@ class RightReasonClarc:
             }
 
         order = [layer.name for layer in trace_layers(model, problem.dataset[0].x[None].to(problem.device))]
-        lowest = min((known.cav.layer for known in problem.biases), key=order.index)
+        lowest = min((cav.layer for cav in cavs), key=order.index)
         return fine_tune(model, problem, self.config, losses, frozen_up_to=lowest)

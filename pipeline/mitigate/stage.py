@@ -12,6 +12,7 @@ import torch
 
 from pipeline.concepts.cav import Cav
 from pipeline.concepts.corrected import method_weights
+from pipeline.concepts.pasting import pasted_world
 from pipeline.config.mitigate import AnyMethod
 from pipeline.data.memory import split_indices
 from pipeline.data.open import open_world
@@ -27,7 +28,6 @@ from pipeline.workspace.masks import MaskSet
 from pipeline.workspace.records import Biases, MethodRecord, ProjectionRecord
 from pipeline.workspace.stage import StageContext
 
-from .donors import pasted_world
 from .interface import Correction, KnownBias, Problem
 from .registry import MITIGATIONS, make_mitigation
 
@@ -41,7 +41,7 @@ def run(context: StageContext) -> None:
     dataset = open_world(context)
     original = open_original(context, dataset)
     known = [_load_bias(context, bias) for bias in biases]
-    pasted = pasted_world(context, dataset, known)
+    pasted = pasted_world(context.directory.root, dataset, biases, context.config.seed)
     _remove_others(context, [method.method_id for method in methods])
     for method in methods:
         entry = MITIGATIONS[method.kind]

@@ -163,7 +163,7 @@ def _step(
     label: str,
     epoch: int,
 ) -> None:
-    _require_finite("loss", float(total), label, epoch)
+    _require_finite("loss", float(total.detach()), label, epoch)
     optimizer.zero_grad(set_to_none=True)
     total.backward()
     if clip_norm is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,8 +30,10 @@ def fit_candidates(
     """
     for layer in layers:
         features = store.activations(layer, config.pooling, rows)
+        position_means = store.activations(layer, "mean", rows[~members])
         for kind in config.kinds:
             cav = fit_cav(features, members, kind, layer=layer, pooling=config.pooling)
+            cav = replace(cav, position_without=float((position_means @ cav.direction).mean()))
             evidence = held_out_auroc(features, members, kind, seed=seed)
             yield (
                 cav,

@@ -12,7 +12,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.errors import PipelineError
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.workspace.progress import Reporter
 
-PACKAGE = Path(__file__).parents[1]
 RESUME = "Finished stages are kept; the same command continues."
 
 
@@ -175,7 +173,8 @@ def _reader_left(error: BaseException) -> bool:
     if not isinstance(error, BrokenPipeError):
         return False
     try:
-        sys.stdout.flush()
+        # The error may also come from another pipe, such as to a worker process.
+        print(flush=True)
     except BrokenPipeError:
         # Else Python flushes once more at exit, and complains.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -185,20 +184,15 @@ def _reader_left(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Drop the warnings of libraries; those of this package are shown on one line.
+    """Drop the warnings of libraries; this package speaks through its reporter.
 
     Not by a filter, because libraries insert filters of their own when they are imported.
     """
-
-    def show(message, category, filename, lineno, file=None, line=None) -> None:
-        if PACKAGE in Path(filename).parents:
-            print(f"warning: {message}", file=sys.stderr)
-
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = show
+            warnings.showwarning = lambda *arguments, **keywords: None
             yield
     finally:
         logging.disable(before)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.workspace.hashing import digest_file, digest_json, digest_sources
 
-from .stages import READ_VERDICTS, STAGES
+from .stages import READ_VERDICTS, STAGES, required
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -135,7 +135,7 @@ def assess(
         facts: see `read_facts`.
         manifest: what was recorded.
         directory: where outputs are looked for.
-        earlier: the judgement of every stage that it needs.
+        earlier: the judgement of every stage that it needs, directly or through others.
     """
     parts = key_parts(spec, facts, manifest)
     entry = manifest.stages.get(spec.name)
@@ -217,9 +217,9 @@ def _upstream_reasons(
 ) -> Iterator[str]:
     """Yield the first stage that has to run before, or else those that ran again meanwhile."""
     words = {"stale": "is stale", "missing": "never ran", "failed": "failed"}
-    waiting = [f"{name} {words[earlier[name].state]}" for name in spec.needs if earlier[name].state != "fresh"]
+    waiting = [each for each in required(spec.name)[:-1] if earlier[each.name].state != "fresh"]
     if waiting:
-        yield waiting[0]
+        yield f"{waiting[0].name} {words[earlier[waiting[0].name].state]}"
     elif again := _changed(old.get("inputs", {}), new["inputs"]):
         yield f"{', '.join(again)} ran again"
 

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from pipeline.config import Config, load_config
-from pipeline.config.data import DATA_KINDS
+from pipeline.config.data import DATA_KINDS, FactoryData, FolderData
 from pipeline.config.load import dump_config, find_config
+from pipeline.config.mitigate import PClarcMethod
 from pipeline.errors import ConfigError
 
 MINIMAL = {"name": "trial", "data": {"kind": "digits"}}
@@ -88,11 +89,16 @@ def test_unknown_key_names_file_path_and_nearest_key(tmp_path, change, key, near
     assert f"  {key}: unknown key '{key.rpartition('.')[2]}'. Did you mean '{nearest}'?" in message
 
 
-def test_allowed_keys_are_those_of_the_given_kind(tmp_path):
-    message = refusal(tmp_path, MINIMAL | {"data": {"kind": "my.module:factory", "table": "x"}})
-    assert "Allowed here: attack, cache_megabytes, image_size, kind, limit, on_bad_sample, params, split." in message
-    message = refusal(tmp_path, MINIMAL | {"mitigate": {"methods": [{"kind": "p_clarc", "lr": 0.1}]}})
-    assert "Allowed here: id, kind, mode." in message
+@pytest.mark.parametrize(
+    ("change", "section"),
+    [
+        ({"data": {"kind": "my.module:factory", "unknown": "x"}}, FactoryData),
+        ({"data": {"kind": "folder", "root": "x", "unknown": "x"}}, FolderData),
+        ({"mitigate": {"methods": [{"kind": "p_clarc", "unknown": 0.1}]}}, PClarcMethod),
+    ],
+)
+def test_allowed_keys_are_those_of_the_given_kind(tmp_path, change, section):
+    assert f"Allowed here: {', '.join(sorted(section.model_fields))}." in refusal(tmp_path, MINIMAL | change)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Every model in every test world -> metrics with confidence intervals."""

@@ -1,0 +1,86 @@
+"""How much a model leans on an artifact: relevance on it, and sensitivity to its direction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pipeline.attribution import Explainer
+from pipeline.concepts.cav import fit_cav
+from pipeline.concepts.features import layer_features
+from pipeline.concepts.projection import unprojected
+from pipeline.concepts.sensitivity import concept_signs, layer_gradients, random_directions
+from pipeline.data.batches import Batches
+from pipeline.data.dataset import AuditDataset
+from pipeline.models.build import AuditModel
+from pipeline.statistics import Interval, bootstrap
+
+
+def relevance_shares(
+    model: AuditModel,
+    dataset: AuditDataset,
+    rows: np.ndarray,
+    mask: Callable[[int], np.ndarray],
+    composite: str,
+    device: str,
+) -> np.ndarray:
+    """Return per sample the share of absolute relevance for the true class that lies on the artifact `[len(rows)]`.
+
+    Args:
+        mask: row -> artifact `[H, W]`; rows whose mask is empty or whose relevance is zero give nan.
+    """
+    explainer = Explainer(model, dataset[int(rows[0])].x[None].to(device), composite)
+    shares = []
+    for batch in Batches(dataset, rows, 64):
+        heatmaps = explainer.attribute(batch.x.to(device), batch.y.to(device)).heatmap.abs().cpu().numpy()
+        for row, heatmap in zip(batch.index, heatmaps, strict=True):
+            where, total = mask(int(row)), heatmap.sum()
+            shares.append(heatmap[where].sum() / total if where.any() and total > 0 else np.nan)
+    return np.array(shares)
+
+
+def concept_sensitivity(
+    model: AuditModel,
+    fitting: AuditDataset,
+    fitting_rows: np.ndarray,
+    members: np.ndarray,
+    testing: AuditDataset,
+    testing_rows: np.ndarray,
+    layer: str,
+    class_id: int,
+    *,
+    random_count: int,
+    confidence: float,
+    resamples: int,
+    seed: int,
+    device: str,
+) -> tuple[Interval, Interval]:
+    """Return the TCAV quotient of the concept, and that of random directions as a control.
+
+    The direction is fitted anew in this model, since training moves what a direction means; behind a projection it is
+    measured in the layer's own output. The control's interval spans the random directions' central quantiles.
+
+    Args:
+        fitting, fitting_rows, members: samples of the affected class and who of them carries the concept.
+        testing, testing_rows: test samples on which the logit's slope is taken.
+        class_id: whose logit.
+    """
+    layer = unprojected(model, layer)
+    features = layer_features(model, fitting, fitting_rows, layer, device=device)
+    direction = fit_cav(features, members, "pattern").direction
+    parts = [layer_gradients(model, batch.x.to(device), layer, class_id) for batch in Batches(testing, testing_rows, 64)]
+    gradients = np.concatenate(parts)
+    signs = concept_signs(gradients, direction)
+    quotient = bootstrap(signs, resamples=resamples, confidence=confidence, seed=seed)
+    controls = np.array(
+        [concept_signs(gradients, each).mean() for each in random_directions(random_count, gradients.shape[1], seed)]
+    )
+    tails = (1 - confidence) / 2
+    low, high = np.quantile(controls, [tails, 1 - tails])
+    return quotient, Interval(float(controls.mean()), float(low), float(high), random_count)
+
+
+def mean_share(shares: np.ndarray, *, resamples: int, confidence: float, seed: int) -> Interval:
+    """Return the mean of relevance shares with a bootstrap interval over samples, without the undefined ones."""
+    return bootstrap(shares[~np.isnan(shares)], resamples=resamples, confidence=confidence, seed=seed)
