@@ -19,8 +19,9 @@ SHOWN = 5
 def save_weights(network: nn.Module, path: Path) -> None:
     """Write the state dict atomically; it loads with `weights_only=True`."""
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    # an open file, because a path would leave its own name in the archive and equal weights would differ in bytes
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
 
 
 def read_state_dict(path: Path | str) -> dict[str, torch.Tensor]:

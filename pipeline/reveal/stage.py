@@ -14,6 +14,7 @@ from pipeline.data.worlds import WorldView
 from pipeline.models.open import open_original
 from pipeline.workspace import pictures
 from pipeline.workspace.features import FEATURES, FeatureStore
+from pipeline.workspace.journal import latest, read_journal
 from pipeline.workspace.records import Biases, Finding, Findings
 from pipeline.workspace.stage import StageContext
 
@@ -23,13 +24,14 @@ from .findings import distinct, to_finding
 from .registry import make_detector
 from .spray import Spray
 from .suspicion import Settings, Suspicion, SuspicionMeter, best_cav, separation
-from .verdicts import accepted, read_verdicts
+from .verdicts import accepted
 
 CAV_LAYERS = 6
 SHORTLIST_PER_CLASS = 16
 REPEATED = 0.95
 REPORTED = 20
 PICTURED = 6
+PICTURED_SAMPLES = 12
 PICTURE_BLUR = 0.02
 
 
@@ -116,10 +118,9 @@ def _with_pictures(
     suspicion: Suspicion,
 ) -> Finding:
     candidate = suspicion.candidate
-    shown = context.config.report.samples_per_finding
     generator = np.random.default_rng(context.config.seed)
-    inside = generator.permutation(candidate.member_rows)[:shown]
-    outside = generator.permutation(candidate.rows[~candidate.members])[:shown]
+    inside = generator.permutation(candidate.member_rows)[:PICTURED_SAMPLES]
+    outside = generator.permutation(candidate.rows[~candidate.members])[:PICTURED_SAMPLES]
     x = torch.stack([dataset[int(row)].x for row in inside]).to(context.device)
     concept = blur(concept_heatmaps(explainer, x, suspicion.cav), PICTURE_BLUR)
     relevance = store.heatmaps(context.config.reveal.condition, inside)
@@ -183,7 +184,7 @@ def _accept(
     layers: tuple[str, ...],
 ) -> None:
     config = context.config.reveal
-    verdicts = read_verdicts(context.directory.annotations_path)
+    verdicts = latest(read_journal(context.directory.annotations_path))
     for unknown in sorted(set(verdicts) - set(measured)):
         context.reporter.say(f"    WARNING: annotations.json judges '{unknown}', which is not among the findings")
     biases = []

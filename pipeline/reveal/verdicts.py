@@ -1,34 +1,8 @@
-"""People's verdicts on findings, from the append-only journal `annotations.json`."""
+"""Which findings become biases."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
-
-from pipeline.errors import StoreError
 from pipeline.workspace.records import Finding, Verdict
-
-_JOURNAL = TypeAdapter(list[Verdict])
-
-
-def read_verdicts(path: Path) -> dict[str, Verdict]:
-    """Return the last verdict on each finding; a missing journal is an empty one.
-
-    Raises:
-        StoreError: the journal is not a list of verdicts.
-    """
-    if not path.exists():
-        return {}
-    try:
-        entries = _JOURNAL.validate_python(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, ValidationError) as error:
-        raise StoreError(
-            f"{path} is not a list of verdicts ({str(error).splitlines()[0]}). Each entry needs finding, verdict "
-            "(spurious, valid or unsure), by, when and optionally why."
-        ) from None
-    return {entry.finding: entry for entry in entries}
 
 
 def accepted(

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from pipeline.config.model import TrainConfig
 from pipeline.data.augment import Augmenter
 from pipeline.data.batches import Batch, Batches
+from pipeline.data.dataset import SPLITS
 from pipeline.data.memory import split_indices
 from pipeline.data.open import open_world
 from pipeline.data.worlds import WorldView
@@ -31,6 +32,7 @@ def run(context: StageContext) -> None:
         context.reporter.say(f"    weights taken from {config.model.checkpoint}")
     else:
         _train(context, dataset, model, config.model.train)
+    context.notes["dataset"] = describe(dataset)
     metrics = validation_metrics(model, dataset, split_indices(dataset, "val"), context.device)
     context.notes.update({f"validation_{name}": value for name, value in metrics.items()})
     context.reporter.say(
@@ -77,3 +79,11 @@ def _train(context: StageContext, dataset: WorldView, model: AuditModel, config:
     write_history(folder / "history.csv", history)
     (folder / STATE).unlink(missing_ok=True)
 
+
+def describe(dataset: WorldView) -> dict:
+    """Return the number of samples of each class in each split."""
+    counts = dataset.table.groupby(["split", "label"]).size()
+    splits = {
+        split: {name: int(counts.get((split, number), 0)) for number, name in enumerate(dataset.classes)} for split in SPLITS
+    }
+    return {"classes": list(dataset.classes), "splits": splits, "samples": len(dataset)}

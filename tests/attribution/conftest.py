@@ -51,7 +51,7 @@ def scramble(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def scrambled() -> Callable[..., nn.Module]:
     return scramble
 
