@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from pipeline.models.build import forbid_in_place
+
 FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 TOLERANCE = 1e-3
@@ -27,6 +29,7 @@ def canonized_copy(model: nn.Module, example: torch.Tensor) -> nn.Module:
         example: one small batch, used to watch which output feeds which BatchNorm.
     """
     duplicate = copy.deepcopy(model).eval()
+    forbid_in_place(duplicate)
     for parameter in duplicate.parameters():
         parameter.requires_grad_(False)
     logits, pairs = _fold_pairs(duplicate, example)

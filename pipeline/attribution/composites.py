@@ -13,7 +13,6 @@ from zennit.rules import Epsilon, Pass
 from pipeline.errors import ConfigError, nearest
 from pipeline.models.build import Affine, Normalize
 
-
 OWN_MODULES = [(Normalize, Pass()), (Affine, Epsilon())]
 
 

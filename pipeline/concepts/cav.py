@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
+from pipeline.errors import StoreError
 from pipeline.statistics import Interval, auroc
 from pipeline.workspace.atomic import atomic_path
 from pipeline.workspace.records import CavSummary
@@ -15,6 +18,7 @@ from pipeline.workspace.records import CavSummary
 CavKind = Literal["pattern", "svm", "ridge", "logistic"]
 FOLDS = 5
 NEAR_BEST = 0.02
+CONSTANT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,22 @@ class Cav:
 
     @classmethod
     def load(cls, path: Path) -> Cav:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as stored:
-            return cls(
-                direction=stored["direction"],
-                baseline=stored["baseline"],
-                **{name: float(stored[name]) for name in ("intercept", "mean_with", "mean_without", "position_without")},
-                **{name: str(stored[name]) for name in ("kind", "layer", "pooling")},
-            )
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: the file is missing, damaged or of another version.
+        """
+        figures = ("intercept", "mean_with", "mean_without", "position_without")
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return cls(
+                    direction=stored["direction"],
+                    baseline=stored["baseline"],
+                    **{name: float(stored[name]) for name in figures},
+                    **{name: str(stored[name]) for name in ("kind", "layer", "pooling")},
+                )
+        except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+            raise StoreError(f"{path} cannot be read ({error}). Start reveal again, with --force.") from None
 
 
 def fit_cav(
@@ -114,7 +126,10 @@ def held_out_auroc(features: np.ndarray, labels: np.ndarray, kind: CavKind, *, s
 
 
 def out_of_fold_scores(features: np.ndarray, labels: np.ndarray, kind: CavKind, *, seed: int = 0) -> np.ndarray:
-    """Return for every sample `[N]` the score of a CAV fitted on the other folds, in units of that CAV's class gap."""
+    """Return for every sample `[N]` the score of a CAV fitted on the other folds, in units of that CAV's class gap.
+
+    Where the features of the other folds are constant there is no CAV, and the score is 0.
+    """
     from sklearn.model_selection import StratifiedKFold
 
     labels = np.asarray(labels, dtype=bool)
@@ -123,10 +138,18 @@ def out_of_fold_scores(features: np.ndarray, labels: np.ndarray, kind: CavKind, 
         raise ValueError("held-out evidence needs at least two samples with and two without the concept")
     scores = np.empty(len(labels))
     for fitted, held_out in StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, labels):
+        if is_constant(features[fitted]):
+            scores[held_out] = 0.0
+            continue
         cav = fit_cav(features[fitted], labels[fitted], kind)
         gap = max(cav.mean_with - cav.mean_without, 1e-12)
         scores[held_out] = cav.scores(features[held_out].astype(np.float64)) / gap
     return scores
+
+
+def is_constant(features: np.ndarray) -> bool:
+    """Return whether all rows of `[N, D]` are equal, as in a layer that does not respond: no CAV can be fitted."""
+    return bool((features == features[:1]).all())
 
 
 def _pattern(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -145,7 +168,8 @@ def _filter(features: np.ndarray, labels: np.ndarray, kind: str) -> np.ndarray:
     if kind not in estimators:
         raise ValueError(f"unknown kind of CAV '{kind}'; allowed: pattern, {', '.join(estimators)}")
     spread = features.std(0)
-    spread[spread == 0] = 1.0
+    # the mean of equal numbers is rounded, so a constant feature may have a spread just above 0
+    spread[spread <= CONSTANT * np.abs(features).max(0)] = 1.0
     estimator = estimators[kind]().fit((features - features.mean(0)) / spread, labels)
     # a filter acts on (x - mean) / spread, so in the layer's own coordinates it is divided by the spread
     return estimator.coef_.ravel() / spread

@@ -34,6 +34,6 @@ def load_corrected(root: Path, record: MethodRecord, original: AuditModel) -> Au
 
 
 def differs(model: AuditModel, original: AuditModel) -> bool:
-    """Return whether a model is another function than the original by its tensors; comparing a model with itself is void."""
+    """Return whether tensors differ from the original's in name or value: a model is never compared with itself."""
     ours, theirs = model.network.state_dict(), original.network.state_dict()
     return ours.keys() != theirs.keys() or any(not torch.equal(ours[name], theirs[name]) for name in ours)

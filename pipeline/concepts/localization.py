@@ -15,8 +15,8 @@ OTSU_BINS = 256
 def concept_start(activation: torch.Tensor, cav: Cav) -> torch.Tensor:
     """Return the relevance `[N, C, ...]` from which a concept is traced back: max(a - baseline, 0) * direction.
 
-    Only what exceeds the usual level of samples without the concept counts; started from the whole activation, relevance
-    would mostly lead to contents that every sample shares.
+    Only what exceeds the usual level of samples without the concept counts; started from the whole activation,
+    relevance would mostly lead to contents that every sample shares.
     """
     shape = (1, -1, *[1] * (activation.ndim - 2))
     direction = torch.as_tensor(cav.direction, dtype=activation.dtype, device=activation.device).view(shape)
@@ -26,7 +26,9 @@ def concept_start(activation: torch.Tensor, cav: Cav) -> torch.Tensor:
 
 def concept_heatmaps(explainer: Explainer, x: torch.Tensor, cav: Cav) -> np.ndarray:
     """Return non-negative heatmaps `[N, H, W]` of the concept in images `[N, C, H, W]`."""
-    found = explainer.attribute(x, start_layer=cav.layer, start_relevance=lambda activation: concept_start(activation, cav))
+    found = explainer.attribute(
+        x, start_layer=cav.layer, start_relevance=lambda activation: concept_start(activation, cav)
+    )
     return found.heatmap.clamp(min=0).cpu().numpy()
 
 
@@ -66,7 +68,7 @@ def binarize(heatmap: np.ndarray, threshold: str = "otsu", percentile: float = 9
 
 
 def dilate(masks: np.ndarray, share: float) -> np.ndarray:
-    """Grow masks `[N, H, W]` by a disc whose radius is this share of the larger side, at least one pixel; 0 leaves them."""
+    """Grow masks `[N, H, W]` by a disc, its radius a share of the larger side, at least one pixel; 0 leaves them."""
     from scipy.ndimage import binary_dilation
 
     if share <= 0:

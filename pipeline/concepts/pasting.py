@@ -29,7 +29,9 @@ def pasted_world(root: Path, dataset: AuditDataset, biases: list[Bias], seed: in
     if not biases:
         return None
     masks = MaskSet(root / f"localize/{biases[0].id}")
-    entries = [e for e in masks.index() if e.status == "ok" and e.source == "finding" and e.split == "train"][:MOST_DONORS]
+    entries = [e for e in masks.index() if e.status == "ok" and e.source == "finding" and e.split == "train"][
+        :MOST_DONORS
+    ]
     if len(entries) < 2:
         return None
     row_of = {sample_id: row for row, sample_id in enumerate(dataset.table["id"].astype(str))}

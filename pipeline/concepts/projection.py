@@ -32,7 +32,9 @@ class Projection(Affine):
         if self.mode == "position" or activation.ndim == 2:
             value = (activation * direction).sum(1, keepdim=True)
         else:
-            value = (activation.flatten(2).amax(2).view(*activation.shape[:2], *shape[2:]) * direction).sum(1, keepdim=True)
+            value = (activation.flatten(2).amax(2).view(*activation.shape[:2], *shape[2:]) * direction).sum(
+                1, keepdim=True
+            )
         return activation + (self.clean_value - value) * direction
 
 

@@ -23,7 +23,7 @@ def layer_gradients(model: nn.Module, x: torch.Tensor, layer: str, class_id: int
 
 
 def concept_signs(gradients: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Return per sample 1 where the logit rises along the direction, 0 where it falls, 1/2 where it does not depend on it.
+    """Return per sample 1 where the logit rises along the direction, 0 where it falls, 1/2 where it does not change.
 
     Their mean is the TCAV quotient; independence gives 1/2.
 

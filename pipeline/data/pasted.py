@@ -10,7 +10,7 @@ from .randomness import uniform
 
 
 class PastedView:
-    """A data set whose every sample carries the region of a donor; other attributes are the data set's own.
+    """A data set whose every sample carries the region of a donor; table, classes and shape are the data set's own.
 
     Which donor a sample gets depends on seed and sample id alone. A donor never pastes into itself.
 
@@ -35,14 +35,13 @@ class PastedView:
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index]
-        donor = int(self.choice[index])
-        if self.donor_ids[donor] == sample.id:
-            donor = (donor + 1) % len(self.donors)
+        donor = self._donor(index, sample.id)
         return sample._replace(x=torch.where(self.masks[donor][None], self.donors[donor], sample.x))
 
     def planted_mask(self, index: int) -> np.ndarray:
         """Return the region `[H, W]` that was pasted into a sample."""
+        return self.masks[self._donor(index, str(self.table["id"].iloc[index]))].numpy()
+
+    def _donor(self, index: int, sample_id: str) -> int:
         donor = int(self.choice[index])
-        if self.donor_ids[donor] == str(self.table["id"].iloc[index]):
-            donor = (donor + 1) % len(self.donors)
-        return self.masks[donor].numpy()
+        return donor if self.donor_ids[donor] != sample_id else (donor + 1) % len(self.donors)

@@ -36,8 +36,10 @@ def run(context: StageContext) -> None:
         _localize(context, dataset, store, explainer, bias, cav)
 
 
-def rows_to_localize(dataset: WorldView, store: FeatureStore, bias: Bias, cav: Cav) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return rows, CAV scores of these rows, and whether each is a member of the finding (else: a retrieved test sample)."""
+def rows_to_localize(
+    dataset: WorldView, store: FeatureStore, bias: Bias, cav: Cav
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return rows, their CAV scores, and whether each is a member of the finding (else: a retrieved test sample)."""
     scores = cav.scores(store.activations(cav.layer, cav.pooling).astype(np.float64))
     member = np.isin(dataset.table["id"].to_numpy(), bias.sample_ids)
     test = dataset.table["split"].to_numpy() == "test"
@@ -87,13 +89,14 @@ def _localize(
     summary = {
         "samples": len(entries),
         "no_evidence": without,
-        "mean_area": float(np.mean(areas)) if areas else float("nan"),
+        "mean_area": float(np.mean(areas)) if areas else None,
         "layer": cav.layer,
         "cav": cav.kind,
         "threshold": config.threshold,
     }
     write_json(masks.folder / "metrics.json", summary)
     context.reporter.say(
-        f"    {bias.id}: {len(areas)} masks, mean area {summary['mean_area']:.1%}"
+        f"    {bias.id}: {len(areas)} masks"
+        + (f", mean area {np.mean(areas):.1%}" if areas else "")
         + (f", {without} samples without evidence" if without else "")
     )

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.attribution.recording import record_outputs
 from pipeline.concepts.cav import Cav, acting_layer
 from pipeline.config.mitigate import FineTuningConfig
 from pipeline.config.model import AugmentConfig
@@ -24,7 +25,7 @@ from pipeline.errors import ConfigError, nearest
 from pipeline.models.build import AuditModel
 from pipeline.models.classification import validation_metrics
 from pipeline.models.loop import Epoch, LoopSettings, train_loop
-from pipeline.models.trace import trace_layers
+from pipeline.models.modes import evaluation_mode
 from pipeline.workspace.progress import Reporter, SilentReporter
 from pipeline.workspace.records import Bias
 
@@ -124,8 +125,6 @@ class Mitigation(Protocol):
         ...
 
 
-
-
 def fine_tune(
     model: AuditModel,
     problem: Problem,
@@ -139,11 +138,19 @@ def fine_tune(
     Args:
         losses: (model, x `[B, C, H, W]`, y `[B]`, masks `[B, 1, H, W]`, 1 = artifact, 0 everywhere without mask)
             -> named scalars, "total" is minimised.
-        frozen_up_to: parameters of this layer and of all that finish before it stay as they are.
+        frozen_up_to: every parameter that this layer's output depends on stays as it is.
+
+    Raises:
+        ConfigError: no parameter is left to train.
     """
     corrected = copy.deepcopy(model)
     if frozen_up_to is not None:
         freeze_up_to(corrected, frozen_up_to, problem.dataset[0].x[None].to(problem.device))
+        if not any(parameter.requires_grad for parameter in corrected.parameters()):
+            raise ConfigError(
+                f"mitigate.methods: '{config.method_id}' trains what lies above layer '{frozen_up_to}', but there are "
+                "no parameters above it. Name a layer nearer to the input by its `layer:`, or take another method."
+            )
     dataset = problem.dataset
     rows, validation = split_indices(dataset, "train"), split_indices(dataset, "val")
     ids = dataset.table["id"].to_numpy()
@@ -181,9 +188,12 @@ def fine_tune(
 
 def freeze_up_to(model: nn.Module, layer: str, example: torch.Tensor) -> None:
     """Stop the training of every parameter that the output of a layer depends on."""
-    names = [traced.name for traced in trace_layers(model, example)]
-    for name in names[: names.index(layer) + 1]:
-        for parameter in model.get_submodule(name).parameters():
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with evaluation_mode(model), torch.enable_grad(), record_outputs(model, [layer]) as outputs:
+        model(example.detach().requires_grad_(True))
+    gradients = torch.autograd.grad(outputs[layer].sum(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
             parameter.requires_grad_(False)
 
 

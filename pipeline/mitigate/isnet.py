@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -49,8 +50,8 @@ def heatmap_loss(
     """
     if not ((mask == 0) | (mask == 1)).all():
         raise ValueError("the mask of the heatmap loss must hold 0 and 1 only")
-    relevance = relevance.float()
-    mask = fit_mask(mask.float(), relevance.shape[-2:])[:, None].expand_as(relevance)
+    relevance = relevance.to(torch.promote_types(relevance.dtype, torch.float32))
+    mask = fit_mask(mask.to(relevance), relevance.shape[-2:])[:, None].expand_as(relevance)
     size = relevance.abs()
     background = _background_term(relevance, size, mask, decay, E, norm)
     inside = _foreground_term((size * mask).sum((2, 3, 4)), cut, cut2, foreground)
@@ -75,7 +76,7 @@ def ranked_pooling(values: torch.Tensor, decay: float) -> torch.Tensor:
         return values.mean(-1)
     count = values.shape[-1]
     # beyond this rank the weights are below float32 resolution
-    kept = 1 if decay == 0 else min(count, int(-17 / torch.log(torch.tensor(decay)).item()) + 1)
+    kept = 1 if decay == 0 else min(count, int(-17 / math.log(decay)) + 1)
     weights = decay ** torch.arange(kept, dtype=values.dtype, device=values.device)
     total = 1.0 if decay == 0 else (1 - decay**count) / (1 - decay)
     return (values.topk(kept, dim=-1).values * weights).sum(-1) / total
@@ -89,7 +90,7 @@ def _background_term(relevance, size, mask, decay: float, E: float, norm: str) -
     elif norm == "RoIMean":
         normalized = (relevance / ((relevance * mask).sum(axes, keepdim=True) / count + TINY)).abs()
     elif norm == "none":
-        normalized = size * float(torch.tensor(size.shape[2:]).prod())
+        normalized = size * math.prod(size.shape[2:])
     else:
         raise ValueError(f"unknown norm '{norm}'; allowed: absRoIMean, RoIMean, none")
     pooled = ranked_pooling((normalized * (1 - mask)).flatten(3), decay)
@@ -148,7 +149,11 @@ class IsNet:
             present = mask.flatten(1).any(1)
             if not present.any():
                 classification = cross_entropy(problem, network(x), y)
-                return {"total": (1 - share) * classification, "classification": classification, "heatmap": x.new_zeros(())}
+                return {
+                    "total": (1 - share) * classification,
+                    "classification": classification,
+                    "heatmap": x.new_zeros(()),
+                }
             # samples without a mask have no heatmap loss, so relevance is computed for the others alone
             relevance, explained, _, _ = lrp_flex(
                 network,

@@ -42,21 +42,27 @@ class RightReasonClarc:
 
         def losses(network, x, y, mask):
             kept: dict[str, torch.Tensor] = {}
-            layers = {cav.layer for cav in cavs}
+
+            def keep(layer, output):
+                # below a frozen trunk nothing asks for a graph; it starts here
+                kept[layer] = output if output.requires_grad else output.requires_grad_(True)
+
             handles = [
                 network.get_submodule(layer).register_forward_hook(
-                    lambda _, __, output, layer=layer: kept.__setitem__(layer, output)
+                    lambda _, __, output, layer=layer: keep(layer, output)
                 )
-                for layer in layers
+                for layer in {cav.layer for cav in cavs}
             ]
             try:
-                logits = network(x.detach().requires_grad_(True))
+                logits = network(x)
             finally:
                 for handle in handles:
                     handle.remove()
             classification = cross_entropy(problem, logits, y)
             explained = explained_quantity(logits, y, self.config.explained)
-            gradients = dict(zip(kept, torch.autograd.grad(explained, list(kept.values()), create_graph=True), strict=True))
+            gradients = dict(
+                zip(kept, torch.autograd.grad(explained, list(kept.values()), create_graph=True), strict=True)
+            )
             penalties = [
                 rr_clarc_loss(gradients[cav.layer], torch.as_tensor(cav.direction, dtype=x.dtype, device=x.device))
                 for cav in cavs

@@ -38,12 +38,19 @@ class RightForTheRightReasons:
         """Return a corrected copy of the model."""
 
         def losses(network, x, y, mask):
-            x = x.detach().requires_grad_(True)
-            logits = network(x)
-            classification = cross_entropy(problem, logits, y)
-            explained = explained_quantity(logits, y, self.config.explained)
-            (gradient,) = torch.autograd.grad(explained, x, create_graph=True)
-            penalty = rrr_loss(gradient, mask)
+            present = mask.flatten(1).any(1)
+            if not present.any():
+                classification = cross_entropy(problem, network(x), y)
+                return {"total": classification, "classification": classification, "penalty": x.new_zeros(())}
+            # the gradient of samples without a mask is not looked at, so it is computed for the others alone
+            masked = x[present].detach().requires_grad_(True)
+            explained = network(masked)
+            (gradient,) = torch.autograd.grad(
+                explained_quantity(explained, y[present], self.config.explained), masked, create_graph=True
+            )
+            penalty = rrr_loss(gradient, mask[present])
+            logits = explained if present.all() else torch.cat([explained, network(x[~present])])
+            classification = cross_entropy(problem, logits, torch.cat([y[present], y[~present]]))
             return {
                 "total": classification + self.config.weight * penalty,
                 "classification": classification,

@@ -1,4 +1,4 @@
-"""Every configured correction, each in `mitigate/<method id>/` under a key of its own, so that finished ones are kept."""
+"""Every configured correction, in `mitigate/<method id>/` with a key of its own, so that finished ones are kept."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from pipeline.models.loop import write_history
 from pipeline.models.open import open_original
 from pipeline.workspace.hashing import digest_json
 from pipeline.workspace.masks import MaskSet
-from pipeline.workspace.records import Biases, MethodRecord, ProjectionRecord
+from pipeline.workspace.records import Bias, Biases, MethodRecord, ProjectionRecord
 from pipeline.workspace.stage import StageContext
 
 from .interface import Correction, KnownBias, Problem
 from .registry import MITIGATIONS, make_mitigation
 
 STATE = "training_state.pt"
+RESULTS = ("method.json", "model.pt", "history.csv")
 
 
 def run(context: StageContext) -> None:
@@ -42,10 +43,10 @@ def run(context: StageContext) -> None:
     original = open_original(context, dataset)
     known = [_load_bias(context, bias) for bias in biases]
     pasted = pasted_world(context.directory.root, dataset, biases, context.config.seed)
-    _remove_others(context, [method.method_id for method in methods])
+    possible = [method for method in methods if known or MITIGATIONS[method.kind].needs == "nothing"]
+    _remove_others(context, [method.method_id for method in possible])
     for method in methods:
-        entry = MITIGATIONS[method.kind]
-        if entry.needs != "nothing" and not known:
+        if method not in possible:
             context.reporter.say(f"    {method.method_id}: skipped, since no bias was accepted that it could correct")
             continue
         key = digest_json([context.unit_key, method.model_dump(mode="json")])
@@ -65,6 +66,8 @@ def _correct(
     known: list[KnownBias],
 ) -> None:
     folder = context.directory.folder("mitigate") / method.method_id
+    for name in RESULTS:
+        (folder / name).unlink(missing_ok=True)
     train = context.config.model.train
     labels = dataset.table["label"].to_numpy()[split_indices(dataset, "train")]
     problem = Problem(
@@ -120,11 +123,12 @@ def _validate(
 
 def _projections(correction: Correction) -> list[ProjectionRecord]:
     return [
-        ProjectionRecord(layer=each.layer, mode=each.mode, channels=len(each.direction)) for each in correction.insertions
+        ProjectionRecord(layer=each.layer, mode=each.mode, channels=len(each.direction))
+        for each in correction.insertions
     ]
 
 
-def _load_bias(context: StageContext, bias) -> KnownBias:
+def _load_bias(context: StageContext, bias: Bias) -> KnownBias:
     folder = context.directory.root / "reveal/cavs"
     masks = MaskSet(context.directory.root / f"localize/{bias.id}")
     available = {entry.id for entry in masks.index() if entry.status == "ok" and entry.source == "finding"}

@@ -67,7 +67,7 @@ def build_model(config: ModelConfig, classes: int, channels: int, seed: int = 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _build_network(config.arch, classes, channels, dict(config.params))
-    _forbid_in_place(network)
+    forbid_in_place(network)
     return AuditModel(network, _normalization(config, channels), config.arch)
 
 
@@ -191,7 +191,7 @@ def _replace_stem(network: nn.Module, channels: int) -> None:
                 return
 
 
-def _forbid_in_place(network: nn.Module) -> None:
+def forbid_in_place(network: nn.Module) -> None:
     """Make activations write new tensors, so that recorded activations stay what they were."""
     for module in network.modules():
         if getattr(module, "inplace", False):

@@ -55,8 +55,8 @@ def _check_health(context: StageContext, dataset: WorldView, model) -> None:
     record = health(model, samples, composite=context.config.precompute.composite, arch=model.arch)
     context.directory.write_record(HEALTH, record)
     context.reporter.say(
-        f"    attribution health: conservation {record.conservation:.3f} (ideal 1), bias share {record.bias_share:.3f}, "
-        f"{'finite' if record.finite else 'NOT FINITE'}"
+        f"    attribution health: conservation {record.conservation:.3f} (ideal 1), bias share "
+        f"{record.bias_share:.3f}, {'finite' if record.finite else 'NOT FINITE'}"
     )
     if not record.healthy:
         context.reporter.say(f"    WARNING: {record.warning}")
@@ -68,7 +68,9 @@ def _explain_rows(
     config = context.config.precompute
     parts: dict[str, list[np.ndarray]] = {}
     for batch in Batches(dataset, rows, config.batch_size, workers=config.workers):
-        for name, array in _explain_batch(explainer, batch.x.to(context.device), batch.y, layers, config.conditions).items():
+        for name, array in _explain_batch(
+            explainer, batch.x.to(context.device), batch.y, layers, config.conditions
+        ).items():
             parts.setdefault(name, []).append(array)
     arrays = {name: np.concatenate(values) for name, values in parts.items()}
     table = dataset.table.iloc[rows]
@@ -105,4 +107,6 @@ def _condition(name: str, condition: str) -> str:
 
 
 def _half(values: torch.Tensor) -> np.ndarray:
-    return values.cpu().numpy().astype(np.float16)
+    # beyond the range of half precision the largest value stands for what it cannot hold
+    most = torch.finfo(torch.float16).max
+    return values.clamp(-most, most).cpu().numpy().astype(np.float16)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.concepts.cav import Cav, fit_cav, held_out_auroc
+from pipeline.concepts.cav import Cav, fit_cav, held_out_auroc, is_constant
 from pipeline.config.reveal import CavConfig
 from pipeline.workspace.features import FeatureStore
 from pipeline.workspace.records import Bias, CavSummary, Finding, Verdict
@@ -18,7 +18,7 @@ TIE = 0.005
 def fit_candidates(
     config: CavConfig, store: FeatureStore, rows: np.ndarray, members: np.ndarray, layers: tuple[str, ...], seed: int
 ) -> Iterator[tuple[Cav, CavSummary]]:
-    """Yield a CAV and its held-out evidence for every estimator and layer.
+    """Yield a CAV and its held-out evidence for every estimator and every layer that responds.
 
     Args:
         config: section `reveal.cav`.
@@ -30,6 +30,8 @@ def fit_candidates(
     """
     for layer in layers:
         features = store.activations(layer, config.pooling, rows)
+        if is_constant(features):
+            continue
         position_means = store.activations(layer, "mean", rows[~members])
         for kind in config.kinds:
             cav = fit_cav(features, members, kind, layer=layer, pooling=config.pooling)
@@ -50,16 +52,17 @@ def fit_candidates(
 
 
 def choose(candidates: list[tuple[Cav, CavSummary]]) -> int:
-    """Return the position of the CAV with the best held-out AUROC; among equals the first kind, then the first layer."""
+    """Return the position of the CAV with the best held-out AUROC; among equals the first kind, then the first layer.
+
+    An AUROC within 0.005 of the best is equal to it.
+    """
     best = max(summary.auroc for _, summary in candidates)
     kinds = list(dict.fromkeys(summary.kind for _, summary in candidates))
     eligible = [i for i, (_, summary) in enumerate(candidates) if summary.auroc >= best - TIE]
     return min(eligible, key=lambda i: (kinds.index(candidates[i][1].kind), i))
 
 
-def make_bias(
-    finding: Finding, verdict: Verdict | None, chosen: CavSummary, candidates: list[CavSummary]
-) -> Bias:
+def make_bias(finding: Finding, verdict: Verdict | None, chosen: CavSummary, candidates: list[CavSummary]) -> Bias:
     """Return the record of an accepted finding; its id stays the same through masks, corrections and metrics."""
     return Bias(
         id=finding.id,

@@ -27,7 +27,8 @@ def distinct(measured: list[Suspicion]) -> list[Suspicion]:
     for suspicion in sorted(measured, key=_order):
         clearest = max([suspicion, *_containing(suspicion, measured)], key=lambda each: concept_clarity(each.parts))
         if all(overlap(clearest.candidate, better.candidate) < SAME_GROUP for better in kept) and all(
-            overlap(suspicion.candidate, better.candidate) < SAME_GROUP and not _contains(better, suspicion) for better in kept
+            overlap(suspicion.candidate, better.candidate) < SAME_GROUP and not _contains(better, suspicion)
+            for better in kept
         ):
             kept.append(clearest)
     return sorted(kept, key=_order)

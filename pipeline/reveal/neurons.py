@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.config.reveal import NeuronsConfig
 from pipeline.concepts.localization import otsu_threshold
-from pipeline.errors import ConfigError
+from pipeline.config.reveal import NeuronsConfig
+from pipeline.errors import ConfigError, nearest
 
 from .candidates import Candidate, ClassView
 from .spectral import conductance, neighbor_graph, normalize_rows
@@ -52,7 +52,13 @@ class Neurons:
                 if MIN_GROUP <= members.sum() <= len(members) - MIN_GROUP:
                     found.append(
                         Candidate(
-                            "neurons", view.class_id, layer, view.rows, members, conductance(graph, members), (int(neuron),)
+                            "neurons",
+                            view.class_id,
+                            layer,
+                            view.rows,
+                            members,
+                            conductance(graph, members),
+                            (int(neuron),),
                         )
                     )
         return found
@@ -63,6 +69,7 @@ class Neurons:
         unknown = [layer for layer in self.config.layers if layer not in view.store.layers]
         if unknown:
             raise ConfigError(
-                f"reveal.detectors: neurons cannot look at '{unknown[0]}'; stored layers: {', '.join(view.store.layers)}."
+                f"reveal.detectors: neurons cannot look at '{unknown[0]}'."
+                f"{nearest(unknown[0], list(view.store.layers))} Stored layers: {', '.join(view.store.layers)}."
             )
         return tuple(self.config.layers)

@@ -101,15 +101,16 @@ class Spray:
             if space == "heatmap":
                 spaces.append("input")
             elif space == "latent":
-                spaces += [layer for layer in view.deep_layers[: self.LATENT_LAYERS] if layer not in spaces]
+                spaces += view.deep_layers[: self.LATENT_LAYERS]
             elif space in view.store.layers:
                 spaces.append(space)
             else:
                 known = ["heatmap", "latent", *view.store.layers]
                 raise ConfigError(
-                    f"reveal.detectors: spray cannot look at '{space}'.{nearest(space, known)} Allowed: {', '.join(known)}."
+                    f"reveal.detectors: spray cannot look at '{space}'.{nearest(space, known)} "
+                    f"Allowed: {', '.join(known)}."
                 )
-        return spaces
+        return list(dict.fromkeys(spaces))
 
     def _relevances(self, view: ClassView, space: str) -> np.ndarray:
         if space == "input":

@@ -11,6 +11,7 @@ from pipeline.concepts.localization import binarize, blur, concept_heatmaps
 from pipeline.config.reveal import SprayConfig
 from pipeline.data.open import open_world
 from pipeline.data.worlds import WorldView
+from pipeline.errors import ConfigError, nearest
 from pipeline.models.open import open_original
 from pipeline.workspace import pictures
 from pipeline.workspace.features import FEATURES, FeatureStore
@@ -58,17 +59,32 @@ def run(context: StageContext) -> None:
     context.directory.write_record("reveal/findings.json", Findings(findings=findings))
     for finding in findings[:3]:
         context.reporter.say(
-            f"    finding {finding.rank}: class {finding.class_name}, {len(finding.sample_ids)} samples, by {finding.detector} "
-            f"in {finding.layer}, suspicion {finding.score:.2f}"
+            f"    finding {finding.rank}: class {finding.class_name}, {len(finding.sample_ids)} samples, "
+            f"by {finding.detector} in {finding.layer}, suspicion {finding.score:.2f}"
         )
-    _accept(context, store, findings, {finding.id: suspicion for finding, suspicion in zip(findings, ranked, strict=True)},
-            settings.layers)
+    _accept(
+        context,
+        store,
+        findings,
+        {finding.id: suspicion for finding, suspicion in zip(findings, ranked, strict=True)},
+        settings.layers,
+    )
 
 
 def cav_layers(store: FeatureStore, wanted: str | list[str]) -> tuple[str, ...]:
-    """Return the layers in which CAVs are tried: the configured ones, or activation layers spread over the depth."""
+    """Return the layers in which CAVs are tried, from input to output: configured, or activations over the depth.
+
+    Raises:
+        ConfigError: a configured layer is not stored.
+    """
     if wanted != "auto":
-        return tuple(wanted)
+        for layer in wanted:
+            if layer not in store.layers:
+                raise ConfigError(
+                    f"reveal.cav.layers: no layer '{layer}' is stored.{nearest(layer, list(store.layers))} "
+                    f"Stored: {', '.join(store.layers)}."
+                )
+        return tuple(layer for layer in store.layers if layer in wanted)
     activations = [name for name in store.layers if store.kinds[name] == "activation"] or list(store.layers)
     picks = np.unique(np.linspace(0, len(activations) - 1, CAV_LAYERS).round().astype(int))
     return tuple(activations[i] for i in picks)
@@ -82,7 +98,9 @@ def _detect(context: StageContext, dataset: WorldView, store: FeatureStore) -> l
     found: list[Candidate] = []
     for class_id in context.reporter.track(range(len(dataset.classes)), "detectors, class by class"):
         rows = np.flatnonzero(usable & (labels == class_id))
-        view = ClassView(store, class_id, rows, config.condition, activations or store.layers[::-1], context.config.seed)
+        view = ClassView(
+            store, class_id, rows, config.condition, activations or store.layers[::-1], context.config.seed
+        )
         for detector in config.detectors:
             found += make_detector(detector).detect(view)
     return found
@@ -129,8 +147,10 @@ def _with_pictures(
     sheets = {
         "samples of the finding; relevance for the class; where it differs from the rest of the class": pictures.sheet(
             [
-                [pictures.outlined(image.cpu().numpy(), nothing if mask is None else mask)
-                 for image, mask in zip(x, masks, strict=True)],
+                [
+                    pictures.outlined(image.cpu().numpy(), nothing if mask is None else mask)
+                    for image, mask in zip(x, masks, strict=True)
+                ],
                 [pictures.heatmap_image(each) for each in relevance],
                 [pictures.heatmap_image(each) for each in concept],
             ]
@@ -163,7 +183,9 @@ def _embedding(context: StageContext, store: FeatureStore, finding: Finding, sus
     if configured[0].umap and finding.rank == 1:
         points, name = _umap(result.view.embedding, context.config.seed), "UMAP of the spectral embedding"
     else:
-        points, name = result.view.embedding[:, 1:3], "second and third eigenvector"
+        # the first eigenvector tells only components of the graph apart
+        first = min(1, result.view.embedding.shape[1] - 2)
+        points, name = result.view.embedding[:, first : first + 2], "leading eigenvectors"
     path = f"reveal/{finding.id}-embedding.png"
     title = f"class {finding.class_name}, {finding.layer}: {name}"
     pictures.embedding_plot(points, candidate.members, title, context.directory.root / path)

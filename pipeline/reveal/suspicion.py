@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from pipeline.attribution import Explainer
-from pipeline.concepts.cav import Cav, fit_cav, held_out_auroc
+from pipeline.concepts.cav import Cav, fit_cav, held_out_auroc, is_constant
 from pipeline.concepts.localization import binarize, blur, concept_heatmaps, dilate
 from pipeline.data.dataset import AuditDataset
 from pipeline.workspace.features import FeatureStore
@@ -83,6 +83,8 @@ def best_cav(candidate: Candidate, store: FeatureStore, settings: Settings) -> t
     best: tuple[Cav, float] | None = None
     for layer in settings.layers:
         features = store.activations(layer, settings.pooling, candidate.rows)
+        if is_constant(features):
+            continue
         evidence = held_out_auroc(features, candidate.members, "pattern", seed=settings.seed).value
         # of layers that separate equally well the earlier one is kept: it localizes more sharply
         if best is None or evidence > best[1] + 0.005:
@@ -137,7 +139,7 @@ class SuspicionMeter:
         return dilate(np.stack([nothing if mask is None else mask for mask in masks]), self.settings.blur)
 
     def _gains(self, class_id: int, donors, receivers, controls, region: np.ndarray) -> list[float]:
-        """Return per pair how much more the region from the group raises the class than the same region from elsewhere."""
+        """Return per pair how much more a region from the group raises the class than the same one from elsewhere."""
         inside = torch.as_tensor(region, device=self.device)[:, None]
         receiving = self._images(receivers)
         pasted = torch.where(inside, self._images(donors), receiving)

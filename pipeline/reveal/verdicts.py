@@ -11,7 +11,8 @@ def accepted(
     """Return the findings that become biases, best first.
 
     What a person called spurious is accepted; what a person called valid or unsure is not. Without any verdict of
-    "spurious", the first `top` findings that nobody judged are accepted if they reach `least_score`; they stay unreviewed.
+    "spurious", the first `top` findings that nobody judged are accepted if they reach `least_score`; they stay
+    unreviewed.
     """
     spurious = [(f, verdicts[f.id]) for f in findings if f.id in verdicts and verdicts[f.id].verdict == "spurious"]
     if spurious:

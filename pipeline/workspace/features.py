@@ -11,6 +11,7 @@ from pipeline.errors import StoreError, nearest
 
 FEATURES = "precompute/features.h5"
 STORE_VERSION = 1
+LEAST_BLOCK = 64
 
 
 class FeatureStore:
@@ -26,7 +27,9 @@ class FeatureStore:
                 raise self._damaged("it is incomplete or of another version")
 
     def _damaged(self, reason: str) -> StoreError:
-        return StoreError(f"{self.path} cannot be used: {reason}. Start precompute again: it is found stale and rebuilt.")
+        return StoreError(
+            f"{self.path} cannot be used: {reason}. Start precompute again: it is found stale and rebuilt."
+        )
 
     def _open(self):
         import h5py
@@ -41,13 +44,21 @@ class FeatureStore:
     def _read(self, name: str, rows: np.ndarray | None) -> np.ndarray:
         with self._open() as file:
             if name not in file:
-                known = [key for key in file["layers"]] if name.startswith("layers/") else list(file)
-                raise StoreError(f"{self.path} has no '{name}'.{nearest(name.split('/')[1], known)}")
+                raise self._absent(file, name)
             try:
-                values = file[name][()]
+                return file[name][()] if rows is None else _read_rows(file[name], np.asarray(rows))
             except OSError as error:
                 raise self._damaged(f"the HDF5 file is damaged ({error})") from None
-        return values if rows is None else values[rows]
+
+    def _absent(self, file, name: str) -> StoreError:
+        folder, _, wanted = name.rpartition("/")
+        if folder not in file:
+            folder, _, wanted = folder.rpartition("/")
+        known = list(file[folder])
+        return StoreError(
+            f"{self.path} has no '{wanted}' under {folder}.{nearest(wanted, known)} Stored: {', '.join(known)}. "
+            "Add what is wanted to precompute.layers or precompute.conditions."
+        )
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
@@ -87,3 +98,15 @@ class FeatureStore:
     def heatmaps(self, condition: str = "label", rows: np.ndarray | None = None) -> np.ndarray:
         """Return input heatmaps `[N, H, W]`, scaled per sample to a largest magnitude of 1."""
         return self._read(f"heatmaps/{condition}", rows).astype(np.float32)
+
+
+def _read_rows(values, rows: np.ndarray) -> np.ndarray:
+    """Read block by block, so that memory holds little besides the wanted rows."""
+    found = np.empty((len(rows), *values.shape[1:]), values.dtype)
+    block = max(values.chunks[0], LEAST_BLOCK)
+    for start in range(0, len(values), block):
+        here = np.flatnonzero((rows >= start) & (rows < start + block))
+        if len(here):
+            first, last = rows[here].min(), rows[here].max()
+            found[here] = values[first : last + 1][rows[here] - first]
+    return found

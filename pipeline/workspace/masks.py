@@ -71,11 +71,14 @@ class MaskSet:
         path = self.folder / "index.csv"
         try:
             with open(path, newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
+                header, *rows = csv.reader(file)
+            if tuple(header) != COLUMNS:
+                raise ValueError(f"columns {', '.join(COLUMNS)} expected")
             return [
-                MaskEntry(r["id"], r["split"], r["source"], float(r["score"]), float(r["area"]), r["status"]) for r in rows
+                MaskEntry(sample_id, split, source, float(score), float(area), status)
+                for sample_id, split, source, score, area, status in rows
             ]
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise StoreError(f"{path} cannot be read ({error}). Start localize again, with --force.") from None
 
     def read(self, entry_id: str, kind: Literal["masks", "soft", "foreground"] = "masks") -> np.ndarray:
@@ -90,7 +93,7 @@ class MaskSet:
         try:
             with Image.open(path) as image:
                 values = np.asarray(image.convert("L"))
-        except OSError as error:
+        except (OSError, SyntaxError) as error:  # Pillow calls a broken chunk a syntax error
             raise StoreError(f"{path} cannot be read ({error}). Start localize again, with --force.") from None
         return values / 255.0 if kind == "soft" else values > 127
 

@@ -14,15 +14,21 @@ GAP = 4
 
 
 def to_image(x: np.ndarray, size: int = TILE) -> Image.Image:
-    """Return an image `[C, H, W]` in [0, 1] as an RGB tile; small images are enlarged without smoothing."""
+    """Return an image `[C, H, W]` in [0, 1] as an RGB tile; small images are enlarged without smoothing.
+
+    Of two channels the first is shown, of more than three the first three.
+    """
     pixels = (np.clip(x, 0, 1) * 255).round().astype(np.uint8)
-    pixels = np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels[:3]
+    pixels = np.repeat(pixels[:1], 3, axis=0) if len(pixels) < 3 else pixels[:3]
     resample = Image.Resampling.NEAREST if max(x.shape[1:]) < size else Image.Resampling.LANCZOS
     return Image.fromarray(pixels.transpose(1, 2, 0)).resize((size, size), resample)
 
 
 def heatmap_image(heatmap: np.ndarray, size: int = TILE) -> Image.Image:
-    """Return a signed heatmap `[H, W]` in blue (against), white (nothing) and red (for), scaled by its 99.5th percentile."""
+    """Return a signed heatmap `[H, W]` in blue (against), white (nothing) and red (for).
+
+    The strongest colour stands for the 99.5th percentile of the absolute values.
+    """
     scale = np.percentile(np.abs(heatmap), 99.5)
     strength = np.clip(heatmap / scale, -1, 1) if scale > 0 else np.zeros_like(heatmap)
     red = np.array([178, 24, 43]) / 255

@@ -10,7 +10,7 @@ from zennit.attribution import Gradient
 from pipeline.attribution import COMPOSITES, attribute
 from pipeline.attribution.composites import make_composite, pixel_range
 from pipeline.errors import ConfigError
-from pipeline.models.build import AuditModel, Normalize
+from pipeline.models.build import Affine, AuditModel, Normalize
 
 MEAN, STD = (0.2, 0.5, 0.4), (0.25, 0.5, 2.0)
 
@@ -45,3 +45,27 @@ def test_normalisation_passes_relevance_through_and_sets_the_box(name, plain, pi
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="composite 'epsilon_gama_box' is unknown. Did you mean 'epsilon_gamma_box'"):
         make_composite("epsilon_gama_box", nn.Identity())
+
+
+class Rotation(Affine):
+    """x -> x A + b over channels."""
+
+    def __init__(self, matrix: torch.Tensor, shift: torch.Tensor):
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+        self.register_buffer("shift", shift)
+
+    def forward(self, x):
+        return x @ self.matrix + self.shift
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_affine_modules_of_the_project_follow_the_epsilon_rule(name, scrambled, pixels):
+    generator = torch.Generator().manual_seed(3)
+    rotation = Rotation(torch.randn(5, 5, generator=generator), torch.randn(5, generator=generator))
+    network = scrambled(nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), rotation, nn.Linear(5, 3)))
+    found = attribute(network, pixels(4, 3, 2, 2), 1, composite=name, layers=["2", "3"])
+    z = found.activations["3"]
+    expected = found.activations["2"] * ((found.relevances["3"] / z) @ rotation.matrix.T)
+    assert torch.allclose(found.relevances["2"], expected, rtol=1e-3, atol=1e-5)
+    assert expected.abs().max() > 0.01

@@ -44,7 +44,7 @@ def test_pixels_and_biases_share_the_whole_logit(which, request, pixels):
     network = request.getfixturevalue(which)().double()
     for index in range(3):
         x = pixels(1, 3, 12, 12, seed=index).double()
-        logit = network(x)[0, index]
+        logit = network(x)[0, index].detach()
         of_biases = torch.zeros(())
         for module in network.modules():
             if getattr(module, "bias", None) is not None:
@@ -52,7 +52,7 @@ def test_pixels_and_biases_share_the_whole_logit(which, request, pixels):
                 shift = module.bias
                 if isinstance(module, nn.BatchNorm2d):  # running mean times scale is a bias as well
                     shift = shift - module.weight * module.running_mean / (module.running_var + module.eps).sqrt()
-                of_biases = of_biases + (gradient * shift).sum()
+                of_biases = of_biases + (gradient * shift).sum().detach()
         total = relevance_of(network, x, index, epsilon=0).sum()
         assert float(total + of_biases) == pytest.approx(float(logit), abs=1e-10)
         assert abs(float(of_biases)) > 1e-3

@@ -69,6 +69,8 @@ def test_only_sums_of_two_explained_tensors_of_one_shape_are_residual():
         assert torch.equal(of_a, relevance)
     _, relevance, of_row = relevances(lambda row: a.detach() + row, leaves(4)[0])
     assert torch.equal(of_row, relevance.sum(0))
+    _, relevance, of_a, of_rows = relevances(torch.add, a, leaves(1, 4)[0])
+    assert torch.equal(of_a, relevance) and torch.equal(of_rows, relevance.sum(0, keepdim=True))
 
 
 def test_outside_the_context_sums_are_ordinary():

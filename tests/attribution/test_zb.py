@@ -19,7 +19,7 @@ def starts_with(
 ) -> AuditModel:
     """A network of one first block and a linear layer, in double precision."""
     head = [nn.BatchNorm2d(convolution.out_channels)] if norm else []
-    body = nn.Sequential(convolution, *head, nn.ReLU(), nn.Flatten())
+    body = nn.Sequential(convolution, *head, nn.ReLU(), nn.Flatten()).eval()
     width = body(torch.zeros(1, convolution.in_channels, side, side)).shape[1]
     network = scrambled(nn.Sequential(*body, nn.Linear(width, 2)), seed)
     normalize = Normalize(MEAN[: convolution.in_channels], STD[: convolution.in_channels]) if normalized else None

@@ -91,7 +91,7 @@ def test_the_order_of_access_does_not_matter(kind, order):
     corner=st.sampled_from(CORNERS),
     name=st.text(max_size=3),
 )
-def test_a_glyph_is_an_opaque_stamp_with_a_plus_sign_inside_its_margins_or_is_refused(side, size, margin, jitter, corner, name):
+def test_a_glyph_is_an_opaque_stamp_inside_its_margins_or_is_refused(side, size, margin, jitter, corner, name):
     section = params("glyph", size=size, margin=margin, jitter=jitter, corner=corner)
     x = picture((1, side, side))
     if size + 2 * margin > side:

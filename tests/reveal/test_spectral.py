@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.metrics import adjusted_rand_score
+
+from pipeline.reveal.spectral import choose_clusters, cluster, conductance, neighbor_graph, normalize_rows, spectrum
+
+
+def blobs(sizes: list[int], distance: float, dimension: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    truth = np.repeat(np.arange(len(sizes)), sizes)
+    centers = distance * np.eye(len(sizes), dimension)
+    return generator.standard_normal((len(truth), dimension)) + centers[truth], truth
+
+
+def dense_laplacian(graph: sparse.csr_array) -> np.ndarray:
+    adjacency = graph.toarray()
+    degree = adjacency.sum(1)
+    return np.eye(len(degree)) - adjacency / np.sqrt(degree[:, None] * degree[None])
+
+
+@pytest.mark.parametrize(("sizes", "distance"), [([60, 40], 12.0), ([90, 20], 12.0), ([50, 50], 6.0)])
+def test_two_planted_clusters_are_found_exactly(sizes, distance):
+    features, truth = blobs(sizes, distance)
+    view = spectrum(features, neighbors=8, eigenvectors=8)
+    assert choose_clusters(view.eigenvalues, 6) == 2
+    assert adjusted_rand_score(truth, cluster(view, 2, 0)) == 1
+
+
+def test_three_planted_clusters_are_counted_and_found():
+    features, truth = blobs([40, 30, 50], 10.0)
+    view = spectrum(features, neighbors=8, eigenvectors=8)
+    assert choose_clusters(view.eigenvalues, 6) == 3
+    assert adjusted_rand_score(truth, cluster(view, 3, 0)) == 1
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        np.random.default_rng(0).standard_normal((40, 3)),
+        np.repeat(np.random.default_rng(0).standard_normal((4, 3)), 10, axis=0),
+        np.zeros((20, 3)),
+    ],
+    ids=["distinct", "duplicates", "all equal"],
+)
+def test_the_graph_is_symmetric_without_self_loops_and_everybody_has_neighbours(features):
+    graph = neighbor_graph(features, 5)
+    assert (graph != graph.T).nnz == 0
+    assert not graph.diagonal().any()
+    assert set(np.unique(graph.data)) <= {0.5, 1.0}
+    assert graph.sum() == pytest.approx(5 * len(features))
+    assert np.asarray(graph.sum(1)).min() >= 2.5
+
+
+def test_edges_lead_to_the_nearest():
+    features = np.random.default_rng(0).standard_normal((30, 4))
+    distances = np.linalg.norm(features[:, None] - features[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    chosen = np.zeros((30, 30))
+    np.put_along_axis(chosen, np.argsort(distances, axis=1)[:, :5], 1.0, axis=1)
+    assert np.array_equal(neighbor_graph(features, 5).toarray(), (chosen + chosen.T) / 2)
+
+
+def test_neighbours_are_at_most_all_others():
+    assert np.array_equal(neighbor_graph(np.eye(4), 10).toarray(), 1 - np.eye(4))
+
+
+@pytest.mark.parametrize(
+    "features",
+    [blobs([40], 0.0)[0], blobs([25, 20], 4.0)[0], blobs([20, 20, 20], 50.0)[0], np.repeat(np.eye(5), 9, axis=0)],
+    ids=["one group", "two groups", "three islands", "duplicates"],
+)
+def test_eigenvalues_are_those_of_the_dense_laplacian_and_lie_between_0_and_2(features):
+    view = spectrum(features, neighbors=6, eigenvectors=10)
+    expected = np.linalg.eigvalsh(dense_laplacian(view.graph))
+    np.testing.assert_allclose(view.eigenvalues, expected[:10], atol=1e-8)
+    assert view.eigenvalues.min() >= 0 and view.eigenvalues.max() <= 2
+
+
+def test_islands_have_one_zero_eigenvalue_each():
+    view = spectrum(blobs([20, 20, 20, 20], 80.0)[0], neighbors=5, eigenvectors=8)
+    assert (view.eigenvalues < 1e-9).sum() == 4
+
+
+def test_the_embedding_has_rows_of_length_one_and_is_deterministic():
+    features, _ = blobs([30, 40], 5.0)
+    views = [spectrum(features, neighbors=8, eigenvectors=16) for _ in range(2)]
+    assert np.array_equal(views[0].embedding, views[1].embedding)
+    assert np.array_equal(cluster(views[0], 2, 3), cluster(views[1], 2, 3))
+    np.testing.assert_allclose(np.linalg.norm(views[0].embedding, axis=1), 1)
+    assert views[0].embedding.shape == (70, 16)
+
+
+def test_a_small_class_has_a_small_embedding():
+    assert spectrum(np.random.default_rng(0).standard_normal((6, 3)), neighbors=8, eigenvectors=16).embedding.shape == (
+        6,
+        4,
+    )
+
+
+def test_scaling_a_sample_changes_nothing():
+    features = np.random.default_rng(0).standard_normal((20, 4, 5))
+    scaled = features * np.geomspace(1e-6, 1e6, 20)[:, None, None]
+    np.testing.assert_allclose(normalize_rows(scaled), normalize_rows(features), rtol=1e-5)
+    np.testing.assert_allclose(np.abs(normalize_rows(features)).sum(1), 1, rtol=1e-5)
+    assert not normalize_rows(np.zeros((2, 3))).any()
+
+
+@pytest.mark.parametrize(
+    ("eigenvalues", "most", "expected"),
+    [
+        ([0, 0.01, 0.9, 0.95], 6, 2),
+        ([0, 0.01, 0.02, 0.5, 0.6], 6, 3),
+        ([0, 0.8, 0.9, 0.95], 6, 2),
+        ([0, 0.1, 0.2, 0.3, 0.9, 0.95], 3, 2),
+        ([0, 0.5], 6, 2),
+    ],
+    ids=["two", "three", "never one", "at most", "two eigenvalues"],
+)
+def test_the_number_of_clusters_stands_at_the_largest_gap(eigenvalues, most, expected):
+    found = choose_clusters(np.array(eigenvalues, float), most)
+    assert found == expected if expected != 2 or most != 3 else found <= 3
+
+
+def two_cliques(first: int, second: int) -> sparse.csr_array:
+    adjacency = np.zeros((first + second, first + second))
+    adjacency[:first, :first] = adjacency[first:, first:] = 1
+    np.fill_diagonal(adjacency, 0)
+    adjacency[0, -1] = adjacency[-1, 0] = 1
+    return sparse.csr_array(adjacency)
+
+
+@pytest.mark.parametrize(("first", "second"), [(4, 4), (3, 7), (10, 5)])
+def test_conductance_of_a_clique_joined_by_one_edge(first, second):
+    """The smaller clique of k nodes has k (k - 1) + 1 ends of edges, of which one leaves."""
+    members = np.arange(first + second) < first
+    smaller = min(first, second)
+    expected = 1 / (smaller * (smaller - 1) + 1)
+    assert conductance(two_cliques(first, second), members) == pytest.approx(expected)
+    assert conductance(two_cliques(first, second), ~members) == pytest.approx(expected)
+
+
+def test_conductance_of_an_island_is_0_and_of_an_alternating_ring_1():
+    ring = sparse.csr_array(np.roll(np.eye(10), 1, axis=1) + np.roll(np.eye(10), -1, axis=1))
+    assert conductance(ring, np.arange(10) % 2 == 0) == 1
+    assert conductance(ring, np.arange(10) < 5) == pytest.approx(2 / 10)
+    islands = sparse.block_diag([np.ones((3, 3)) - np.eye(3)] * 2, format="csr")
+    assert conductance(sparse.csr_array(islands), np.arange(6) < 3) == 0
