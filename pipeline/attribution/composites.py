@@ -13,7 +13,9 @@ from zennit.rules import Epsilon, Pass
 from pipeline.errors import ConfigError, nearest
 from pipeline.models.build import Affine, Normalize
 
-OWN_MODULES = [(Normalize, Pass()), (Affine, Epsilon())]
+from .depthwise import AbsoluteShare, Depthwise
+
+OWN_MODULES = [(Normalize, Pass()), (Affine, Epsilon()), (Depthwise, AbsoluteShare())]
 
 
 def _flat(pixel_low: torch.Tensor, pixel_high: torch.Tensor, **options) -> Composite:

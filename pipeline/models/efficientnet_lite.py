@@ -38,4 +38,7 @@ def efficientnet_lite0_imagenet(classes: int, channels: int, drop_rate: float = 
             raise ConfigError(f"the packaged ImageNet weight {source} does not fit {name} of this timm version.")
         renamed[name] = weights
     network.load_state_dict(renamed, strict=False)
+    # timm draws this head from +-1 / sqrt(classes): far too wide for a few classes on top of trained features
+    nn.init.normal_(network.classifier.weight, std=0.01)
+    nn.init.zeros_(network.classifier.bias)
     return network

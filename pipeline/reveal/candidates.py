@@ -64,11 +64,13 @@ def same_side_overlap(a: Candidate, b: Candidate) -> float:
 
 
 def overlap(a: Candidate, b: Candidate) -> float:
-    """Return the Jaccard overlap of two groups, or of one with the other's complement, whichever is larger.
+    """Return the Jaccard overlap of two groups, or of either with the other's complement, whichever is largest.
 
     A split of a class into two groups is one observation seen from two sides.
     """
-    return max(same_side_overlap(a, b), _jaccard(a.members, ~b.members) if a.class_id == b.class_id else 0.0)
+    if a.class_id != b.class_id:
+        return 0.0
+    return max(_jaccard(a.members, b.members), _jaccard(a.members, ~b.members), _jaccard(~a.members, b.members))
 
 
 def _jaccard(first: np.ndarray, second: np.ndarray) -> float:

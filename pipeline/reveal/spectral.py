@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+DENSE = 500
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -45,20 +47,50 @@ def spectrum(features: np.ndarray, *, neighbors: int, eigenvectors: int) -> Spec
 
     Deterministic: the eigensolver starts from a fixed vector and each eigenvector's largest entry is made positive.
     """
-    from scipy.sparse.linalg import eigsh
-
     graph = neighbor_graph(features, neighbors)
     count = graph.shape[0]
     scale = sparse.diags_array(1 / np.sqrt(np.maximum(np.asarray(graph.sum(1)).ravel(), 1e-12)))
-    affinity = scale @ graph @ scale
-    wanted = min(eigenvectors, count - 2)
-    start = np.random.default_rng(0).standard_normal(count)
-    values, vectors = eigsh(affinity, k=wanted, which="LA", v0=start)
-    order = np.argsort(-values)
-    values, vectors = values[order], vectors[:, order]
-    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(wanted)])
+    values, vectors = _largest(sparse.csr_array(scale @ graph @ scale), min(eigenvectors, count - 2))
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
     lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return Spectrum(np.clip(1 - values, 0, 2), vectors / lengths, graph)
+
+
+def _largest(affinity: sparse.csr_array, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest eigenvalues and their eigenvectors, island by island of the graph, the largest island first.
+
+    Every island brings the eigenvalue 1. An iterative solver finds only some of equal eigenvalues; within one island
+    the largest is single.
+    """
+    from scipy.sparse.csgraph import connected_components
+
+    _, island = connected_components(affinity, directed=False)
+    values, vectors = np.empty(0), np.empty((len(island), 0))
+    for number in np.argsort(-np.bincount(island), kind="stable"):
+        rows = np.flatnonzero(island == number)
+        found, inside = _largest_of_island(affinity[rows][:, rows], min(wanted, len(rows)))
+        columns = np.zeros((len(island), len(found)))
+        columns[rows] = inside
+        values, vectors = np.concatenate([values, found]), np.concatenate([vectors, columns], axis=1)
+        best = np.argsort(-values.round(9), kind="stable")[:wanted]
+        values, vectors = values[best], vectors[:, best]
+    return values, vectors
+
+
+def _largest_of_island(affinity: sparse.csr_array, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.linalg import eigh
+    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+
+    count = affinity.shape[0]
+    if count > DENSE:
+        try:
+            values, vectors = eigsh(affinity, k=wanted, which="LA", v0=np.random.default_rng(0).standard_normal(count))
+            order = np.argsort(-values)
+            return values[order], vectors[:, order]
+        except ArpackNoConvergence:
+            pass  # rare, for many nearly equal eigenvalues: solved below, slowly
+    values, vectors = eigh(affinity.toarray(), subset_by_index=(count - wanted, count - 1))
+    return values[::-1], vectors[:, ::-1]
 
 
 def choose_clusters(eigenvalues: np.ndarray, most: int) -> int:

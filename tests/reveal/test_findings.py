@@ -30,7 +30,15 @@ def test_overlap_of_a_group_with_its_complement_is_whole_but_they_share_no_side(
     one, other = group(range(10), 0.5).candidate, group(range(10, COUNT), 0.5).candidate
     assert overlap(one, other) == 1 and same_side_overlap(one, other) == 0
     assert overlap(one, group(range(5, 15), 0.5).candidate) == pytest.approx(max(5 / 15, 5 / 35))
+    assert overlap(one, group(range(10, 30), 0.5).candidate) == pytest.approx(max(10 / 20, 20 / 30))
     assert overlap(one, group(range(10), 0.5, class_id=1).candidate) == 0
+
+
+def test_overlap_is_the_same_from_both_ends():
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        one, other = (group(np.flatnonzero(generator.random(COUNT) < 0.4), 0.5).candidate for _ in range(2))
+        assert overlap(one, other) == overlap(other, one)
 
 
 def test_the_same_group_in_two_spaces_is_reported_once_with_the_better_score():
@@ -112,7 +120,7 @@ def test_ids_depend_on_the_content_and_not_on_rank_or_score(tiny_dataset):
 
 
 def test_an_id_is_the_same_in_every_process(tiny_dataset):
-    assert to_finding(group(range(12), 0.4), 1, tiny_dataset).id == "spray-across-PINNED"
+    assert to_finding(group(range(12), 0.4), 1, tiny_dataset).id == "spray-across-0514354a"
 
 
 @pytest.mark.parametrize(

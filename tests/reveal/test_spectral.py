@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
+from pipeline.reveal import spectral
 from pipeline.reveal.spectral import choose_clusters, cluster, conductance, neighbor_graph, normalize_rows, spectrum
 
 
@@ -67,16 +71,25 @@ def test_neighbours_are_at_most_all_others():
     assert np.array_equal(neighbor_graph(np.eye(4), 10).toarray(), 1 - np.eye(4))
 
 
+@pytest.mark.parametrize("dense", [0, 500], ids=["iterative", "dense"])
 @pytest.mark.parametrize(
     "features",
     [blobs([40], 0.0)[0], blobs([25, 20], 4.0)[0], blobs([20, 20, 20], 50.0)[0], np.repeat(np.eye(5), 9, axis=0)],
     ids=["one group", "two groups", "three islands", "duplicates"],
 )
-def test_eigenvalues_are_those_of_the_dense_laplacian_and_lie_between_0_and_2(features):
+def test_eigenvalues_are_those_of_the_dense_laplacian_and_lie_between_0_and_2(features, dense, monkeypatch):
+    monkeypatch.setattr(spectral, "DENSE", max(dense, 17))  # the iterative solver needs more rows than eigenvectors
     view = spectrum(features, neighbors=6, eigenvectors=10)
     expected = np.linalg.eigvalsh(dense_laplacian(view.graph))
     np.testing.assert_allclose(view.eigenvalues, expected[:10], atol=1e-8)
     assert view.eigenvalues.min() >= 0 and view.eigenvalues.max() <= 2
+
+
+def test_where_the_iterative_solver_gives_up_the_result_is_still_exact(monkeypatch):
+    monkeypatch.setattr(spectral, "DENSE", 17)
+    monkeypatch.setattr("scipy.sparse.linalg.eigsh", functools.partial(scipy.sparse.linalg.eigsh, maxiter=1, ncv=11))
+    view = spectrum(blobs([60], 0.0)[0], neighbors=6, eigenvectors=10)
+    np.testing.assert_allclose(view.eigenvalues, np.linalg.eigvalsh(dense_laplacian(view.graph))[:10], atol=1e-8)
 
 
 def test_islands_have_one_zero_eigenvalue_each():
