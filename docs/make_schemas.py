@@ -1,6 +1,6 @@
 """Write the JSON schemas of the configuration and of the files that other programs may read.
 
-    python -m docs.make_schemas
+python -m docs.make_schemas
 """
 
 from __future__ import annotations

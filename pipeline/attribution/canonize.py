@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -97,8 +98,12 @@ def _fused(producer: nn.Module, norm: nn.Module) -> tuple[nn.Parameter, nn.Param
 
 
 def _what_remains(norm: nn.Module) -> nn.Module:
-    """Return what the normalisation layer did besides normalising: some bring their activation with them."""
-    return norm.act if isinstance(getattr(norm, "act", None), nn.Module) else nn.Identity()
+    """Return what the normalisation layer did besides normalising: some bring their activation with them.
+
+    The activation keeps its name below the layer's, so that it is found where the model has it.
+    """
+    has_activation = isinstance(getattr(norm, "act", None), nn.Module)
+    return nn.Sequential(OrderedDict(act=norm.act)) if has_activation else nn.Identity()
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

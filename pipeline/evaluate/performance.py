@@ -60,7 +60,11 @@ def performance(
             balanced_accuracy(labels, predicted, resamples=resamples, confidence=confidence, seed=seed),
         ),
         record(
-            model, world, "all", "worst_group_accuracy", worst_group(labels, predicted, groups, confidence=confidence)[1]
+            model,
+            world,
+            "all",
+            "worst_group_accuracy",
+            worst_group(labels, predicted, groups, confidence=confidence)[1],
         ),
     ]
     for class_id, interval in per_class_accuracy(labels, predicted, confidence).items():
@@ -71,7 +75,13 @@ def performance(
 
 
 def subgroup_accuracy(
-    model: str, world: str, predicted: np.ndarray, labels: np.ndarray, column: str, values: np.ndarray, confidence: float
+    model: str,
+    world: str,
+    predicted: np.ndarray,
+    labels: np.ndarray,
+    column: str,
+    values: np.ndarray,
+    confidence: float,
 ) -> list[Metric]:
     """Return accuracy for every value of a group column."""
     return [

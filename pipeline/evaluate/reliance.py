@@ -69,7 +69,9 @@ def concept_sensitivity(
     layer = unprojected(model, layer)
     features = layer_features(model, fitting, fitting_rows, layer, device=device)
     direction = fit_cav(features, members, "pattern").direction
-    parts = [layer_gradients(model, batch.x.to(device), layer, class_id) for batch in Batches(testing, testing_rows, 64)]
+    parts = [
+        layer_gradients(model, batch.x.to(device), layer, class_id) for batch in Batches(testing, testing_rows, 64)
+    ]
     gradients = np.concatenate(parts)
     signs = concept_signs(gradients, direction)
     quotient = bootstrap(signs, resamples=resamples, confidence=confidence, seed=seed)

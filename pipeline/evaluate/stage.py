@@ -54,9 +54,7 @@ def run(context: StageContext) -> None:
     _say(context, metrics, [name for name, _ in models])
 
 
-def _worlds(
-    context: StageContext, dataset: WorldView, biases: list[Bias]
-) -> tuple[Worlds, PlantedMask | None]:
+def _worlds(context: StageContext, dataset: WorldView, biases: list[Bias]) -> tuple[Worlds, PlantedMask | None]:
     """Return the test worlds, and row -> artifact mask in the attacked one.
 
     With a controlled artifact: as it is, clean, attacked. Without: as it is, and attacked by pasting what was localized.
@@ -167,7 +165,10 @@ def _groups(dataset: WorldView, world: str, rows: np.ndarray) -> list[str]:
             carrying = carrying | dataset.artifact_flags(artifact)[rows]
     else:
         carrying = np.full(len(rows), world == "attacked")
-    return [f"{dataset.classes[label]}, {'with' if flag else 'without'}" for label, flag in zip(labels, carrying, strict=True)]
+    return [
+        f"{dataset.classes[label]}, {'with' if flag else 'without'}"
+        for label, flag in zip(labels, carrying, strict=True)
+    ]
 
 
 def _detection_metrics(
@@ -181,9 +182,7 @@ def _detection_metrics(
     return metrics
 
 
-def _score_planted(
-    context: StageContext, dataset: WorldView, original: AuditModel, biases: list[Bias]
-) -> list[Metric]:
+def _score_planted(context: StageContext, dataset: WorldView, original: AuditModel, biases: list[Bias]) -> list[Metric]:
     """Score the top finding and the biases against the planted artifact."""
     confidence = context.config.evaluate.confidence
     findings = context.directory.read_record("reveal/findings.json", Findings).findings
@@ -197,7 +196,11 @@ def _score_planted(
         scores = cav.scores(store.activations(cav.layer, cav.pooling, rows).astype(np.float64))
         metrics.append(score_retrieval(scores, truth[rows], bias.id, "retrieval_auroc", confidence))
         paired = [
-            cav.scores(layer_features(original, open_world(context, world), rows, cav.layer, cav.pooling, device=context.device))
+            cav.scores(
+                layer_features(
+                    original, open_world(context, world), rows, cav.layer, cav.pooling, device=context.device
+                )
+            )
             for world in ("clean", "attacked")
         ]
         flags = np.repeat([False, True], len(rows))
@@ -267,7 +270,11 @@ def _say(context: StageContext, metrics: list[Metric], models: list[str]) -> Non
     wanted = [("asis", "accuracy"), ("clean", "accuracy"), ("attacked", "accuracy"), ("attacked", "artifact_relevance")]
     found = {(m.model, m.world, m.metric): m.value for m in metrics if m.subgroup == "all"}
     for name in models:
-        shown = [f"{world} {metric} {found[name, world, metric]:.3f}" for world, metric in wanted if (name, world, metric) in found]
+        shown = [
+            f"{world} {metric} {found[name, world, metric]:.3f}"
+            for world, metric in wanted
+            if (name, world, metric) in found
+        ]
         context.reporter.say(f"    {name}: {', '.join(shown)}")
     for metric in metrics:
         if metric.model == PIPELINE:

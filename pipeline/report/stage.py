@@ -89,7 +89,9 @@ def _verdict(gate: list[GateResult]) -> str:
     return "pass" if all(result.status == "pass" for result in gate) else "fail"
 
 
-def _summary(findings, metrics: list[Metric], best: str | None, gate: list[GateResult], attacked_by: str | None) -> list[str]:
+def _summary(
+    findings, metrics: list[Metric], best: str | None, gate: list[GateResult], attacked_by: str | None
+) -> list[str]:
     value = {(m.model, m.world, m.metric): m for m in metrics if m.subgroup == "all"}
 
     def change(world: str, metric: str, name: str, digits: str = ".1%") -> str | None:
@@ -99,7 +101,10 @@ def _summary(findings, metrics: list[Metric], best: str | None, gate: list[GateR
         text = f"{name}: {before.value:{digits}}"
         return f"{text} before, {after.value:{digits}} after {best}." if after else f"{text}; no correction was made."
 
-    how = {"planting": "with the artifact planted in every test image", "pasting": "with the localized region pasted in"}
+    how = {
+        "planting": "with the artifact planted in every test image",
+        "pasting": "with the localized region pasted in",
+    }
     attacked = how.get(attacked_by or "", "in the attacked world")
     lines = []
     if findings:
@@ -113,7 +118,8 @@ def _summary(findings, metrics: list[Metric], best: str | None, gate: list[GateR
     lines += [
         change("attacked", "artifact_relevance", "Share of relevance on the artifact"),
         change("attacked", "accuracy", f"Accuracy {attacked}"),
-        change("clean", "accuracy", "Accuracy on clean test images") or change("asis", "accuracy", "Accuracy on test images"),
+        change("clean", "accuracy", "Accuracy on clean test images")
+        or change("asis", "accuracy", "Accuracy on test images"),
         f"Gate: {sum(result.status == 'pass' for result in gate)} of {len(gate)} rules passed." if gate else None,
     ]
     return [line for line in lines if line]
@@ -129,7 +135,9 @@ def _warnings(context: StageContext, manifest: Manifest, attacked_by: str | None
     if not biases:
         warnings.append("No finding was accepted as a bias, so nothing was localized and only baselines were trained.")
     if manifest.dataset is not None and manifest.dataset.skipped:
-        warnings.append(f"{len(manifest.dataset.skipped)} unreadable samples were left out; they are listed in the manifest.")
+        warnings.append(
+            f"{len(manifest.dataset.skipped)} unreadable samples were left out; they are listed in the manifest."
+        )
     return warnings
 
 

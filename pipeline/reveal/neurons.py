@@ -39,10 +39,12 @@ class Neurons:
     def detect(self, view: ClassView) -> list[Candidate]:
         """Return a group for each of the most unusual neurons of the class."""
         found = []
+        if len(view.rows) < 2 * MIN_GROUP:
+            return found
         for layer in self._layers(view):
             relevances = view.store.relevances(layer, view.condition, view.rows)
             active = np.flatnonzero(np.abs(relevances).max(0) > 0)
-            if len(active) < 3 or len(view.rows) < 2 * MIN_GROUP:
+            if len(active) < 3:
                 continue
             shares = normalize_rows(relevances)
             scores = outlier_scores(profile_distances(shares[:, active]), self.config.neighbors)

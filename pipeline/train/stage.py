@@ -84,6 +84,7 @@ def describe(dataset: WorldView) -> dict:
     """Return the number of samples of each class in each split."""
     counts = dataset.table.groupby(["split", "label"]).size()
     splits = {
-        split: {name: int(counts.get((split, number), 0)) for number, name in enumerate(dataset.classes)} for split in SPLITS
+        split: {name: int(counts.get((split, number), 0)) for number, name in enumerate(dataset.classes)}
+        for split in SPLITS
     }
     return {"classes": list(dataset.classes), "splits": splits, "samples": len(dataset)}

@@ -118,7 +118,9 @@ class MethodRecord(Record):
     biases: list[str]
     status: Literal["reviewed", "unreviewed"]
     seconds: float
-    validation: dict[str, float] = Field(description="metrics on the validation split, which select the best correction")
+    validation: dict[str, float] = Field(
+        description="metrics on the validation split, which select the best correction"
+    )
     projections: list[ProjectionRecord] = Field([], description="what the corrected network carries, in this order")
 
 

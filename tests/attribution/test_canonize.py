@@ -124,3 +124,14 @@ def test_the_copy_stands_alone(scrambled, pixels, untouched):
     assert not duplicate.training and not any(parameter.requires_grad for parameter in duplicate.parameters())
     shared = {parameter.data_ptr() for parameter in model.parameters()}
     assert not shared & {parameter.data_ptr() for parameter in duplicate.parameters()}
+
+
+def test_an_activation_inside_a_normalisation_layer_keeps_its_name():
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=2).eval()
+    x = torch.rand(1, 3, 32, 32)
+    activations = [layer.name for layer in trace_layers(model, x) if layer.kind == "activation"]
+    assert activations[0] == "bn1.act"
+    copied = canonized_copy(model, x)
+    for name in activations:
+        assert isinstance(copied.get_submodule(name), type(model.get_submodule(name)))
