@@ -63,7 +63,7 @@ def summarize(seed: int, seconds: float, audit: Audit) -> Row:
 
 def table(rows: list[Row]) -> str:
     lines = [
-        "| seed | seconds | accuracy lost when attacked | precision | recall | retrieval AUROC | paired | mask IoU | chosen |",
+        "| seed | seconds | lost when attacked | precision | recall | retrieval AUROC | paired | mask IoU | chosen |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [

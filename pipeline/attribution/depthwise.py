@@ -21,8 +21,8 @@ class AbsoluteShare(BasicHook):
     """Relevance goes to inputs in proportion to |a| |w|, within each channel; biases take none.
 
     The z+ rule loses the relevance of a depthwise unit whose few weights give nothing positive, and such units are
-    common: on EfficientNet-Lite0 nearly all relevance vanishes in them. A unit whose inputs are all zero, alive by its bias
-    alone, shares its relevance by |w|.
+    common: on EfficientNet-Lite0 nearly all relevance vanishes in them. A unit whose inputs are all zero, alive by its
+    bias alone, shares its relevance by |w|.
     """
 
     ALMOST_NOTHING = 1e-6

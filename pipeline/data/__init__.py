@@ -1,1 +1,1 @@
-"""Data sets behind one protocol, controlled artifacts and the worlds they are seen in, splits, augmentation, batches."""
+"""Data sets behind one protocol, controlled artifacts and the worlds they are seen in, splits, batches."""

@@ -50,6 +50,7 @@ def performance(
         groups: name of each sample's group (class x artifact) `[N]`.
     """
     predicted = logits.argmax(1)
+    _, worst = worst_group(labels, predicted, groups, confidence=confidence)
     rows = [
         record(model, world, "all", "accuracy", accuracy(labels, predicted, confidence)),
         record(

@@ -57,7 +57,8 @@ def run(context: StageContext) -> None:
 def _worlds(context: StageContext, dataset: WorldView, biases: list[Bias]) -> tuple[Worlds, PlantedMask | None]:
     """Return the test worlds, and row -> artifact mask in the attacked one.
 
-    With a controlled artifact: as it is, clean, attacked. Without: as it is, and attacked by pasting what was localized.
+    With a controlled artifact: as it is, clean, attacked. Without: as it is, and attacked by pasting what was
+    localized.
     """
     if context.config.data.attack is not None:
         attacked = open_world(context, "attacked")

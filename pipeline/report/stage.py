@@ -110,8 +110,8 @@ def _summary(
     if findings:
         top = findings[0]
         lines.append(
-            f"Most suspicious finding: {len(top.sample_ids)} samples of class {top.class_name} share a reason of their own "
-            f"(suspicion {top.score:.2f}, found by {top.detector})."
+            f"Most suspicious finding: {len(top.sample_ids)} samples of class {top.class_name} share a reason of "
+            f"their own (suspicion {top.score:.2f}, found by {top.detector})."
         )
     else:
         lines.append("Nothing suspicious was found.")

@@ -20,7 +20,7 @@ def digest_json(value: Any) -> str:
 
 
 def digest_file(path: Path, algorithm: str = "blake2b") -> str:
-    """Return the hash of a file's bytes: 128 bits of BLAKE2b as a key, or another algorithm by name, as people know it."""
+    """Return the hash of a file's bytes: 128 bits of BLAKE2b as a key, or another algorithm by name."""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES) if algorithm == "blake2b" else hashlib.new(algorithm)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -119,7 +119,7 @@ class MethodRecord(Record):
     status: Literal["reviewed", "unreviewed"]
     seconds: float
     validation: dict[str, float] = Field(
-        description="metrics on the validation split, which select the best correction"
+        description="validation metrics, which select the best correction"
     )
     projections: list[ProjectionRecord] = Field([], description="what the corrected network carries, in this order")
 
