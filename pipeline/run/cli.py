@@ -36,6 +36,9 @@ def main(stage: str, argv: list[str] | None = None) -> NoReturn:
     """
     given = sys.argv[1:] if argv is None else argv
     arguments = make_parser(stage).parse_args(given)
+    if "" not in sys.path:
+        # Data sets and networks of the user's own lie in the working directory, which `r2r` does not search by itself.
+        sys.path.append("")
     with contextlib.nullcontext() if arguments.verbose else _quiet_libraries():
         sys.exit(_guarded(stage, arguments, f"python -m pipeline.{stage} {shlex.join(given)}"))
 

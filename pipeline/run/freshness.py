@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ State = Literal["fresh", "stale", "missing", "failed"]
 VOLATILE = ("data.cache_megabytes", "data.root", "precompute.workers", "model.checkpoint")
 """Keys without influence on results, or whose content is hashed instead: files of the data, and of the checkpoint."""
 LIBRARIES = ("torch", "zennit")
+SHIPPED_ARCHITECTURES = ("torchvision", "timm", "local")
 SHOWN_CHANGES = 3
 SHOWN_CHARACTERS = 60
 ABSENT = object()
@@ -36,6 +38,7 @@ class Facts:
         config: the configuration.
         fingerprint: of the data set; "" when it was not read.
         checkpoint: hash of the file `model.checkpoint`, its text if there is no such file, None if not given.
+        architecture: hash of the module of `model.arch`, if it is the user's own, else None.
         verdicts: hash of `annotations.json`, None without that file.
         code: room -> hash of its sources.
         versions: library -> version.
@@ -44,6 +47,7 @@ class Facts:
     config: Config
     fingerprint: str
     checkpoint: str | None
+    architecture: str | None
     verdicts: str | None
     code: Mapping[str, str]
     versions: Mapping[str, str]
@@ -87,11 +91,24 @@ def read_facts(config: Config, directory: RunDirectory, fingerprint: str) -> Fac
         config=config,
         fingerprint=fingerprint,
         checkpoint=checkpoint,
+        architecture=_architecture_digest(config.model.arch),
         verdicts=digest_file(verdicts) if verdicts.is_file() else None,
         code={room: digest_sources((room,)) for spec in STAGES for room in spec.rooms},
         # Builds for other devices ("2.4.0+cpu") compute the same.
         versions={name: metadata.version(name).partition("+")[0] for name in LIBRARIES},
     )
+
+
+def _architecture_digest(arch: str) -> str | None:
+    module = arch.partition(":")[0]
+    if module in SHIPPED_ARCHITECTURES:
+        return None
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # building the model will say what is wrong with the name
+        return None
+    source = Path(spec.origin) if spec is not None and spec.origin is not None else None
+    return digest_file(source) if source is not None and source.is_file() else None
 
 
 def key_parts(spec: StageSpec, facts: Facts, manifest: Manifest) -> dict[str, Any]:
@@ -110,6 +127,8 @@ def key_parts(spec: StageSpec, facts: Facts, manifest: Manifest) -> dict[str, An
         parts["data"] = facts.fingerprint
     if "model" in spec.sections:
         parts["checkpoint"] = facts.checkpoint
+        if facts.architecture is not None:
+            parts["architecture"] = facts.architecture
     if spec.name in READ_VERDICTS:
         parts["annotations"] = facts.verdicts
     return parts
@@ -203,6 +222,8 @@ def _reasons(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
         yield "the data changed"
     if old.get("checkpoint") != new.get("checkpoint"):
         yield "the content of model.checkpoint changed"
+    if old.get("architecture") != new.get("architecture"):
+        yield "the module of model.arch changed"
     if old.get("annotations") != new.get("annotations"):
         yield "people's verdicts changed (annotations.json)"
     if rooms := _changed(old.get("code", {}), new["code"]):

@@ -3,55 +3,51 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipeline.attribution.attribute import Explainer
-from pipeline.attribution.depthwise import AbsoluteShare, Depthwise
+from pipeline.attribution import attribute
+from pipeline.attribution.depthwise import Depthwise
 
 
-def relevance_through(convolution: nn.Conv2d, a: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
-    handle = AbsoluteShare().register(convolution)
-    try:
-        a = a.requires_grad_(True)
-        (found,) = torch.autograd.grad(convolution(a), a, relevance)
-    finally:
-        handle.remove()
-    return found
+def test_depthwise_means_one_input_channel_per_group():
+    assert isinstance(nn.Conv2d(4, 8, 3, groups=4), Depthwise) and isinstance(nn.Conv1d(4, 4, 3, groups=4), Depthwise)
+    for module in (nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3), nn.Conv2d(1, 4, 3), nn.Linear(4, 4)):
+        assert not isinstance(module, Depthwise)
 
 
-def test_only_convolutions_with_one_channel_per_group_are_depthwise():
-    assert isinstance(nn.Conv2d(4, 4, 3, groups=4), Depthwise)
-    assert isinstance(nn.Conv2d(4, 8, 3, groups=4), Depthwise)
-    assert not isinstance(nn.Conv2d(4, 4, 3), Depthwise)
-    assert not isinstance(nn.Conv2d(4, 4, 3, groups=2), Depthwise)
-    assert not isinstance(nn.Conv2d(1, 4, 3), Depthwise)
+def network(scrambled) -> nn.Module:
+    return scrambled(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 1),
+            nn.ReLU(),
+            nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(72, 2),
+        )  # fmt: skip
+    ).double()
 
 
-def test_relevance_is_shared_by_activation_times_weight_within_the_channel():
-    convolution = nn.Conv2d(2, 2, (1, 3), groups=2)
-    with torch.no_grad():
-        convolution.weight[:] = torch.tensor([[1.0, -2.0, 3.0], [1.0, 1.0, 1.0]]).view(2, 1, 1, 3)
-    a = torch.tensor([[2.0, 1.0, 0.0], [0.0, 5.0, 0.0]]).view(1, 2, 1, 3)
-    found = relevance_through(convolution, a, torch.tensor([8.0, 3.0]).view(1, 2, 1, 1))
-    expected = torch.tensor([[4.0, 4.0, 0.0], [0.0, 3.0, 0.0]]).view(1, 2, 1, 3)
-    assert torch.allclose(found, expected, atol=1e-4)
+def test_relevance_is_shared_by_the_size_of_contributions_and_conserved(scrambled, pixels):
+    model, x = network(scrambled), pixels(3, 3, 6, 6).double()
+    found = attribute(model, x, 0, composite="epsilon_plus", layers=["1", "2"])
+    below, above, a = found.relevances["1"], found.relevances["2"], found.activations["1"]
+    convolution = model[2]
+
+    def size_of_sums(values: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(values, convolution.weight.abs(), None, 2, 1, groups=4)
+
+    values = (a.abs() + 1e-6).requires_grad_()
+    sums = size_of_sums(values)
+    (expected,) = torch.autograd.grad(sums, values, above / sums.detach())
+    assert torch.allclose(below, values.detach() * expected, atol=1e-9)
+    channels = above.view(3, 4, 2, -1).sum((2, 3))
+    assert torch.allclose(below.sum((2, 3)), channels, atol=1e-9), "channel by channel"
+    assert above.abs().max() > 0.01
 
 
-def test_units_that_live_by_their_bias_alone_keep_their_relevance():
-    convolution = nn.Conv2d(3, 3, 3, padding=1, groups=3)
-    with torch.no_grad():
-        convolution.weight.copy_(-convolution.weight.abs())
-        convolution.bias.fill_(2.0)
-    a = torch.zeros(1, 3, 5, 5)
-    relevance = torch.rand(1, 3, 5, 5)
-    found = relevance_through(convolution, a, relevance)
-    assert torch.allclose(found.sum((2, 3)), relevance.sum((2, 3)), rtol=1e-4)
-
-
-def test_an_inverted_residual_block_conserves_relevance():
-    torch.manual_seed(0)
-    block = nn.Sequential(
-        nn.Conv2d(3, 12, 1), nn.ReLU6(), nn.Conv2d(12, 12, 3, padding=1, groups=12), nn.BatchNorm2d(12), nn.ReLU6(),
-        nn.Conv2d(12, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
-    ).eval()  # fmt: skip
-    x = torch.rand(4, 3, 8, 8)
-    found = Explainer(block, x, "epsilon_plus_flat", without_biases=True).attribute(x, 0)
-    assert torch.allclose(found.relevance.flatten(1).sum(1), found.logits[:, 0], rtol=5e-3)
+def test_a_unit_alive_by_its_bias_alone_keeps_its_relevance(scrambled, pixels):
+    model = network(scrambled)
+    model[0].bias.data.fill_(-100)  # nothing reaches the depthwise convolution
+    model[2].bias.data.fill_(1)
+    found = attribute(model, pixels(2, 3, 6, 6).double(), 1, composite="epsilon_plus", layers=["1", "2"])
+    assert torch.allclose(found.relevances["1"].sum((1, 2, 3)), found.relevances["2"].sum((1, 2, 3)), rtol=1e-5)
+    assert found.relevances["2"].abs().max() > 0.01

@@ -51,9 +51,14 @@ def gated(functional) -> nn.Module:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["gate", "mobilenet_v2"])
+def test_depthwise_convolutions_are_healthy(scrambled, pixels):
+    record = health(scrambled(torchvision.models.mobilenet_v2(num_classes=4)), pixels(4, 3, 32, 32))
+    assert record.healthy and record.conservation == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["gate", "mobilenet_v3_small"])
 def test_relevance_that_gets_lost_is_reported_with_a_warning(name, scrambled, functional, pixels):
-    model = gated(functional) if name == "gate" else torchvision.models.mobilenet_v2(num_classes=4)
+    model = gated(functional) if name == "gate" else torchvision.models.mobilenet_v3_small(num_classes=4)
     record = health(scrambled(model), pixels(4, 3, 32, 32), arch=name)
     assert not record.healthy and record.finite
     assert abs(record.conservation - 1) > 0.05

@@ -164,6 +164,21 @@ def test_moved_data_are_still_the_same(fake, make_config, tmp_path):
     assert judge(make_config(data={"kind": "folder", "root": str(tmp_path / "there")}))["train"] == ("fresh", "")
 
 
+def test_network_of_the_users_own_counts_by_its_source(fake, make_config, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "own_network.py"
+    module.write_text("def make(classes, channels): ...")
+    config = make_config(model={"arch": "own_network:make"})
+    run_stages(config, "precompute")
+    assert judge(config)["train"] == ("fresh", "")
+    module.write_text("def make(classes, channels, width=8): ...")
+    assert judge(config)["train"] == ("stale", "the module of model.arch changed")
+    assert judge(config)["precompute"] == ("stale", "train is stale")
+    module.unlink()
+    assert judge(config)["train"][0] == "stale"
+    assert judge(make_config(model={"arch": "..:make"}))["train"][0] == "stale", "a wrong name is no crash here"
+
+
 def test_checkpoint_counts_by_content_not_by_path(fake, make_config, tmp_path):
     (tmp_path / "a.pt").write_bytes(b"weights")
     (tmp_path / "b.pt").write_bytes(b"weights")

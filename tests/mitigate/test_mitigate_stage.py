@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.mitigate import stage
+from pipeline.workspace.records import Biases, MethodRecord
+
+FINE_TUNE = {"kind": "fine_tune", "epochs": 1}
+P_CLARC = {"kind": "p_clarc"}
+
+
+@pytest.fixture
+def fit(tiny_context, monkeypatch):
+    """Run the stage with these methods; return the context and the ids of those that were fitted."""
+
+    def run(*methods: dict, unit_key: str = "unit"):
+        context = tiny_context(mitigate={"methods": list(methods)})
+        context.unit_key = unit_key
+        fitted, correct = [], stage._correct
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                stage, "_correct", lambda *arguments: fitted.append(arguments[1].method_id) or correct(*arguments)
+            )
+            stage.run(context)
+        return context, fitted
+
+    return run
+
+
+def folders(context) -> dict[str, set[str]]:
+    folder = context.directory.folder("mitigate")
+    return {entry.name: {path.name for path in entry.iterdir()} for entry in folder.iterdir()}
+
+
+def test_each_method_has_a_folder_of_its_own(fit):
+    context, fitted = fit(FINE_TUNE, P_CLARC, P_CLARC | {"id": "pooled", "mode": "pooled"})
+    assert fitted == ["fine_tune", "p_clarc", "pooled"]
+    assert folders(context) == {
+        "fine_tune": {"model.pt", "method.json", "history.csv"},
+        "p_clarc": {"model.pt", "method.json"},
+        "pooled": {"model.pt", "method.json"},
+    }
+    record = context.directory.read_record("mitigate/pooled/method.json", MethodRecord)
+    assert (record.id, record.kind, record.parameters["mode"]) == ("pooled", "p_clarc", "pooled")
+    assert [each.mode for each in record.projections] == ["pooled"]
+
+
+def test_a_method_that_is_done_is_kept(fit):
+    context, _ = fit(FINE_TUNE, P_CLARC)
+    before = (context.directory.root / "mitigate/fine_tune/model.pt").stat()
+    again, fitted = fit(FINE_TUNE, P_CLARC)
+    after = (again.directory.root / "mitigate/fine_tune/model.pt").stat()
+    assert fitted == [] and (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_a_changed_parameter_fits_its_method_alone_again(fit):
+    fit(FINE_TUNE, P_CLARC)
+    assert fit(FINE_TUNE | {"lr": 0.002}, P_CLARC)[1] == ["fine_tune"]
+
+
+def test_changed_inputs_fit_everything_again(fit):
+    fit(FINE_TUNE, P_CLARC)
+    assert fit(FINE_TUNE, P_CLARC, unit_key="other data")[1] == ["fine_tune", "p_clarc"]
+
+
+def test_a_removed_method_leaves_nothing_behind(fit):
+    fit(FINE_TUNE, P_CLARC)
+    context, fitted = fit(P_CLARC)
+    assert fitted == [] and set(folders(context)) == {"p_clarc"}
+
+
+@pytest.mark.parametrize("file", ["model.pt", "method.json"])
+@pytest.mark.parametrize("damage", ["cut off", "missing"])
+def test_a_damaged_result_is_fitted_again(fit, file, damage):
+    context, _ = fit(P_CLARC, FINE_TUNE)
+    path = context.directory.root / "mitigate/p_clarc" / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "cut off":
+        path.write_bytes(content[: len(content) // 2])
+    assert fit(P_CLARC, FINE_TUNE)[1] == ["p_clarc"]
+    assert fit(P_CLARC, FINE_TUNE)[1] == []
+
+
+def test_a_method_that_changes_its_kind_leaves_no_history_of_the_old_one(fit):
+    fit(FINE_TUNE | {"id": "trial"})
+    context, _ = fit(P_CLARC | {"id": "trial"})
+    assert folders(context) == {"trial": {"model.pt", "method.json"}}
+
+
+def test_a_method_that_fails_leaves_no_result_of_the_old_one(fit):
+    context, _ = fit(FINE_TUNE)
+    with pytest.raises(PipelineError):
+        fit(FINE_TUNE | {"lr": 1e30, "clip_norm": None, "epochs": 3, "optimizer": "sgd"})
+    assert not {"model.pt", "method.json"} & folders(context)["fine_tune"]
+
+
+def without_bias(context) -> None:
+    context.directory.write_record("reveal/biases.json", Biases(biases=[]))
+
+
+def test_without_a_bias_only_what_needs_none_is_fitted(fit, tiny_context):
+    without_bias(tiny_context())
+    context, fitted = fit(FINE_TUNE, P_CLARC, {"kind": "rrr"}, {"kind": "isnet"})
+    assert fitted == ["fine_tune"] and set(folders(context)) == {"fine_tune"}
+    record = context.directory.read_record("mitigate/fine_tune/method.json", MethodRecord)
+    assert record.biases == [] and record.status == "unreviewed"
+    assert "pasted_accuracy" not in record.validation
+
+
+def test_corrections_of_a_bias_that_is_no_longer_accepted_are_removed(fit):
+    context, _ = fit(FINE_TUNE, P_CLARC)
+    without_bias(context)
+    context, _ = fit(FINE_TUNE, P_CLARC)
+    assert set(folders(context)) == {"fine_tune"}
+
+
+def test_a_correction_of_reviewed_biases_is_reviewed(fit, tiny_context):
+    root = tiny_context().directory.root
+    path = root / "reveal/biases.json"
+    content = json.loads(path.read_text())
+    content["biases"][0]["status"] = "reviewed"
+    path.write_text(json.dumps(content))
+    context, _ = fit(P_CLARC)
+    assert context.directory.read_record("mitigate/p_clarc/method.json", MethodRecord).status == "reviewed"
+
+
+def test_foreign_entries_of_the_folder_are_removed(fit):
+    context, _ = fit(P_CLARC)
+    folder = context.directory.folder("mitigate")
+    (folder / "notes.txt").write_text("left behind")
+    os.makedirs(folder / "old/deep")
+    context, _ = fit(P_CLARC)
+    assert set(folders(context)) == {"p_clarc"}

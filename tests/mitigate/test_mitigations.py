@@ -1,0 +1,175 @@
+"""What every correction promises, however it works."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import get_args
+
+import pytest
+import torch
+
+from pipeline.concepts.corrected import differs, load_corrected
+from pipeline.config.mitigate import AnyMethod
+from pipeline.mitigate import MITIGATIONS, make_mitigation, stage
+from pipeline.mitigate import interface as shell
+from pipeline.workspace.records import MethodRecord
+
+TRAINED = [kind for kind, entry in MITIGATIONS.items() if entry.trains]
+
+
+@pytest.fixture
+def images(audited):
+    return torch.stack([audited[1].dataset[row].x for row in range(40)])
+
+
+def test_every_kind_of_the_configuration_has_a_correction_and_the_other_way_round():
+    kinds = [get_args(section.model_fields["kind"].annotation)[0] for section in get_args(get_args(AnyMethod)[0])]
+    assert sorted(kinds) == sorted(MITIGATIONS)
+    assert {entry.needs for entry in MITIGATIONS.values()} <= {"nothing", "masks", "cav"}
+
+
+@pytest.mark.parametrize("kind", MITIGATIONS)
+def test_the_model_under_audit_is_left_as_it_was(audited, section, kind):
+    model, problem = audited
+    state, modules = copy.deepcopy(model.state_dict()), [id(module) for module in model.modules()]
+    make_mitigation(section(kind)).fit(model, problem)
+    assert [id(module) for module in model.modules()] == modules
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("kind", MITIGATIONS)
+def test_the_corrected_model_is_another_function(audited, section, images, kind):
+    model, problem = audited
+    correction = make_mitigation(section(kind)).fit(model, problem)
+    assert differs(correction.model, model)
+    with torch.no_grad():
+        assert (correction.model(images) - model(images)).abs().max() > 1e-3
+    assert not correction.model.training
+    assert len(correction.history) == (1 if MITIGATIONS[kind].trains else 0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MITIGATIONS if kind not in TRAINED])
+def test_without_training_no_weight_changes(audited, section, kind):
+    model, problem = audited
+    corrected = make_mitigation(section(kind)).fit(model, problem).model
+    weights = [value for value in corrected.parameters()]
+    assert len(weights) == len(list(model.parameters()))
+    assert all(torch.equal(one, other) for one, other in zip(weights, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_training_keeps_the_plain_architecture(audited, section, kind):
+    model, problem = audited
+    correction = make_mitigation(section(kind)).fit(model, problem)
+    assert correction.model.state_dict().keys() == model.state_dict().keys()
+    assert correction.insertions == []
+
+
+@pytest.mark.parametrize("kind", MITIGATIONS)
+def test_the_same_seed_gives_the_same_model(audited, section, kind):
+    model, problem = audited
+    states = []
+    for start in (0, 1):
+        torch.manual_seed(start)
+        states.append(make_mitigation(section(kind)).fit(model, problem).model.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_another_seed_gives_another_model(audited, section, kind):
+    model, problem = audited
+    first, second = (
+        make_mitigation(section(kind)).fit(model, dataclasses.replace(problem, seed=seed)).model for seed in (0, 1)
+    )
+    assert differs(first, second)
+
+
+@pytest.mark.parametrize("kind", MITIGATIONS)
+def test_samples_without_masks_are_no_obstacle(audited, section, kind):
+    model, problem = audited
+    nobody = [dataclasses.replace(known, mask=lambda name: None) for known in problem.biases]
+    correction = make_mitigation(section(kind)).fit(model, dataclasses.replace(problem, biases=nobody))
+    assert all(value.isfinite().all() for value in correction.model.state_dict().values())
+
+
+@pytest.mark.parametrize("kind", MITIGATIONS)
+def test_two_biases_are_corrected_together(audited, section, images, kind):
+    model, problem = audited
+    known = problem.biases[0]
+    twice = dataclasses.replace(problem, biases=[known, dataclasses.replace(known)])
+    correction = make_mitigation(section(kind)).fit(model, twice)
+    with torch.no_grad():
+        assert correction.model(images).isfinite().all()
+    if correction.insertions:
+        assert len(correction.insertions) == 2
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_a_killed_training_goes_on_and_ends_with_the_same_model(audited, section, tmp_path, monkeypatch, kind):
+    model, problem = audited
+    method = make_mitigation(section(kind, epochs=2))
+    expected = method.fit(model, problem).model.state_dict()
+    problem = dataclasses.replace(problem, key="key", state_path=tmp_path / "state.pt")
+    measure, calls = shell.validation_metrics, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    monkeypatch.setattr(shell, "validation_metrics", killed)
+    with pytest.raises(KeyboardInterrupt):
+        method.fit(model, problem)
+    found = method.fit(model, problem).model.state_dict()
+    assert len(calls) == 3, "the first epoch is not repeated"
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+def test_the_stage_stores_what_each_correction_returns(tiny_context, audited, section, images):
+    model, problem = audited
+    methods = [section(kind).model_dump() for kind in MITIGATIONS]
+    context = tiny_context(mitigate={"methods": methods})
+    stage.run(context)
+    for kind in MITIGATIONS:
+        record = context.directory.read_record(f"mitigate/{kind}/method.json", MethodRecord)
+        loaded = load_corrected(context.directory.root, record, model)
+        expected = make_mitigation(section(kind)).fit(model, problem).model
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(images), expected(images), rtol=0, atol=1e-6)
+        assert (record.kind, record.trained) == (kind, MITIGATIONS[kind].trains)
+        assert record.biases == [known.bias.id for known in problem.biases]
+        assert record.status == "unreviewed"
+        assert 0 <= record.validation["pasted_accuracy"] <= 1 and record.validation["accuracy"] > 0.3
+        history = context.directory.root / f"mitigate/{kind}/history.csv"
+        assert history.exists() == MITIGATIONS[kind].trains
+
+
+@pytest.mark.parametrize("mode", ["position", "pooled"])
+def test_p_clarc_takes_the_concept_out_of_its_layer(audited, section, mode):
+    model, problem = audited
+    cav = problem.biases[0].correction_cav("network.relu1")
+    corrected = make_mitigation(section("p_clarc", layer="network.relu1", mode=mode)).fit(model, problem).model
+    x = torch.stack([problem.dataset[row].x for row in range(problem.dataset.table.shape[0])])
+    with torch.no_grad():
+        activation = corrected.network[:3](x)
+    direction = torch.as_tensor(cav.direction, dtype=torch.float32)
+    along = (
+        torch.einsum("nchw,c->nhw", activation, direction)
+        if mode == "position"
+        else activation.amax((2, 3)) @ direction
+    )
+    clean = cav.position_without if mode == "position" else cav.mean_without
+    torch.testing.assert_close(along, torch.full_like(along, clean), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["rrr", "rr_clarc", "isnet"])
+def test_training_lowers_the_penalty(audited, section, kind):
+    model, problem = audited
+    name = "heatmap" if kind == "isnet" else "penalty"
+    history = make_mitigation(section(kind, epochs=6, lr=0.003)).fit(model, problem).history
+    assert history[-1].losses[name] < 0.95 * history[0].losses[name]
