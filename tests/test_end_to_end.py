@@ -281,7 +281,9 @@ def test_one_id_follows_a_bias_through_all_stages(finished):
     assert bias.id in {finding.id for finding in finished.findings}
     assert [path.name for path in (finished.root / "localize").iterdir()] == [bias.id]
     assert [finished.method(method).biases for method in METHODS] == [[bias.id]] * len(METHODS)
-    about = {row.metric: row.subgroup for row in finished.metrics() if row.metric in ("tcav_quotient", "retrieval_auroc")}
+    about = {
+        row.metric: row.subgroup for row in finished.metrics() if row.metric in ("tcav_quotient", "retrieval_auroc")
+    }
     assert about == {"tcav_quotient": bias.id, "retrieval_auroc": bias.id}
     assert [each.id for each in finished.audit.biases] == [bias.id]
 
@@ -395,6 +397,18 @@ def test_finding_called_spurious_becomes_a_reviewed_bias(run):
     assert (run.root / "annotations.json").read_bytes() == journal
 
 
+def test_verdict_on_another_finding_fits_nothing_again(run):
+    before = results(run.root)
+    last = run.findings[-1].id
+    assert last != run.bias.finding
+    run.judge(last, "unsure")
+    ended = run.command()
+    assert (ended.code, ended.ran) == (0, ["reveal", "report"])
+    kept = {name for name in before if not name.startswith(("reveal/", "report/"))}
+    assert {name: results(run.root)[name] for name in kept} == {name: before[name] for name in kept}
+    assert [verdict.finding for verdict in run.audit.verdicts] == [last]
+
+
 # Interrupted
 
 
@@ -402,7 +416,7 @@ def test_killed_mitigation_keeps_finished_methods_and_resumes_the_one_at_work(ru
     """kill -9 while ISNet trains: the four methods before it are not fitted again, and ISNet goes on in its epochs."""
     shutil.rmtree(run.root / "mitigate")
     state = run.root / "mitigate/isnet/training_state.pt"
-    override = ("--set", "mitigate.methods.4.epochs=30")
+    override = ("--set", "mitigate.methods.4.epochs=15")
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.run", "--config", str(run.config), *override],
         cwd=PROJECT,
@@ -428,7 +442,7 @@ def test_killed_mitigation_keeps_finished_methods_and_resumes_the_one_at_work(ru
     assert ended.ran == ["mitigate", "evaluate", "report"]
     assert "mitigate: was started and did not finish; running" in ended.out
     assert [each for each in METHODS if f"    {each}: kept from an earlier run\n" in ended.out] == list(METHODS[:4])
-    assert re.search(r"    isnet: resuming after epoch \d+ of 30\n", ended.out)
+    assert re.search(r"    isnet: resuming after epoch \d+ of 15\n", ended.out)
     after = results(run.root)
     finished_before = {name for name in before if name.startswith(tuple(f"mitigate/{each}/" for each in METHODS[:4]))}
     assert len(finished_before) >= 8

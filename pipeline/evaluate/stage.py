@@ -12,6 +12,7 @@ from pipeline.concepts.cav import Cav, acting_layer
 from pipeline.concepts.corrected import differs, load_corrected
 from pipeline.concepts.features import layer_features
 from pipeline.concepts.pasting import pasted_world
+from pipeline.data.checks import require_column
 from pipeline.data.dataset import AuditDataset
 from pipeline.data.memory import split_indices
 from pipeline.data.open import open_world
@@ -39,6 +40,8 @@ PlantedMask = Callable[[int], np.ndarray]
 def run(context: StageContext) -> None:
     """Measure everything."""
     dataset = open_world(context)
+    for column in context.config.evaluate.subgroups:
+        require_column(column, dataset.table.columns, "evaluate.subgroups", "the data set (data.group_columns)")
     original = open_original(context, dataset)
     biases = context.directory.read_record("reveal/biases.json", Biases).biases
     worlds, planted = _worlds(context, dataset, biases)

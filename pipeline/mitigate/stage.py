@@ -66,8 +66,6 @@ def _correct(
     known: list[KnownBias],
 ) -> None:
     folder = context.directory.folder("mitigate") / method.method_id
-    for name in RESULTS:
-        (folder / name).unlink(missing_ok=True)
     train = context.config.model.train
     labels = dataset.table["label"].to_numpy()[split_indices(dataset, "train")]
     problem = Problem(
@@ -86,6 +84,8 @@ def _correct(
     correction = make_mitigation(method).fit(original, problem)
     seconds = time.perf_counter() - started
     validation = _validate(context, correction.model, dataset, pasted)
+    for name in RESULTS:  # so that the record never stands beside the weights of another correction
+        (folder / name).unlink(missing_ok=True)
     save_weights(correction.model.network, folder / "model.pt")
     if correction.history:
         write_history(folder / "history.csv", correction.history)

@@ -86,5 +86,6 @@ def _dataset(file, name: str, array: np.ndarray, total: int):
     kind = h5py.string_dtype() if array.dtype.kind == "S" else array.dtype
     shape = (total, *array.shape[1:])
     rows = max(1, min(total, 2**16 // max(1, int(np.prod(array.shape[1:])))))
-    options = {"compression": "lzf", "shuffle": True} if array.ndim > 1 else {}
+    # not LZF: equal arrays come out of it as different bytes, and equal features would make all later stages stale
+    options = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if array.ndim > 1 else {}
     return file.create_dataset(name, shape, kind, chunks=(rows, *array.shape[1:]), **options)

@@ -250,4 +250,6 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _output_digest(entry: StageEntry) -> str:
-    return digest_json([entry.key, {name: file.digest for name, file in entry.outputs.items()}])
+    # Verdicts reach later stages only in what reveal writes: one that changes nothing there costs nothing there.
+    made_from = {name: part for name, part in entry.parts.items() if name != "annotations"}
+    return digest_json([made_from, {name: file.digest for name, file in entry.outputs.items()}])

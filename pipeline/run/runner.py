@@ -74,7 +74,7 @@ def run_stages(
                 context.reporter.say(f"{spec.name}: {_reason(freshness, forced)}; running")
                 # Only now, because it imports torch.
                 context.device = context.device or resolve_device(device or config.device)
-                _run_stage(spec, freshness, context, manifest, () if forced else spec.keeps, command)
+                _run_stage(spec, freshness, context, manifest, forced, command)
             judged[spec.name] = Freshness(spec.name, "fresh", "", freshness.parts)
     return context
 
@@ -169,9 +169,11 @@ def _run_stage(
     freshness: Freshness,
     context: StageContext,
     manifest: Manifest,
-    keep: tuple[str, ...],
+    forced: bool,
     command: str,
 ) -> None:
+    """Run one stage. What it left earlier stays until it succeeds, and counts again if it fails without touching it."""
+    directory, earlier = context.directory, manifest.stages.get(spec.name)
     context.key, context.unit_key, context.notes = freshness.key, freshness.unit_key, {}
     entry = StageEntry(
         status="started", key=freshness.key, parts=freshness.parts, versions=_versions(), command=command
@@ -180,15 +182,19 @@ def _run_stage(
     started = time.monotonic()
     try:
         run = importlib.import_module(f"pipeline.{spec.name}.stage").run
-        context.directory.clear(spec.name, keep)
+        if forced:
+            directory.clear(spec.name)
+        before = directory.written(spec.name)
         run(context)
-        outputs = context.directory.outputs(spec.name)
+        directory.clear_old(spec.name, before, spec.keeps)
+        outputs = directory.outputs(spec.name)
     except BaseException as error:
         text = "interrupted" if isinstance(error, KeyboardInterrupt) else _first_line(error)
         failed = _ended(entry, "failed", started, context, error=text)
         # The error of the stage says more than a second one, such as again of a full disk.
         with contextlib.suppress(StoreError, OSError):
-            _record(context, manifest, spec.name, failed)
+            intact = earlier is not None and earlier.status == "done" and not directory.damage(earlier.outputs)
+            _record(context, manifest, spec.name, earlier if intact else failed)
         context.reporter.say(f"{spec.name}: {text if text == 'interrupted' else 'failed'} after {failed.seconds:.1f} s")
         raise
     done = _ended(entry, "done", started, context, outputs=outputs)

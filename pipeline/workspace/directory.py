@@ -85,13 +85,33 @@ class RunDirectory:
             handle.flush()
             yield
 
-    def clear(self, stage: str, keep: tuple[str, ...] = ()) -> None:
-        """Remove what the stage wrote, except entries of its folder that match one of the shell patterns `keep`."""
+    def clear(self, stage: str) -> None:
+        """Remove what the stage wrote."""
         folder = self.folder(stage)
         for entry in folder.iterdir() if folder.exists() else ():
-            if any(fnmatchcase(entry.name, pattern) for pattern in keep):
-                continue
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+    def written(self, stage: str) -> dict[Path, tuple[int, int]]:
+        """Return every file below the stage's folder with what changes when it is written: inode and time of change."""
+        files = [path for path in self.folder(stage).rglob("*") if path.is_symlink() or not path.is_dir()]
+        return {path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in files}
+
+    def clear_old(self, stage: str, before: dict[Path, tuple[int, int]], keep: tuple[str, ...] = ()) -> None:
+        """Remove the files that have not been written since `before`, and folders that are empty then.
+
+        Args:
+            stage: name of the stage.
+            before: what `written` returned.
+            keep: shell patterns; entries of the stage's folder that match one stay.
+        """
+        folder = self.folder(stage)
+        for path, mark in self.written(stage).items():
+            kept = any(fnmatchcase(path.relative_to(folder).parts[0], pattern) for pattern in keep)
+            if before.get(path) == mark and not kept:
+                path.unlink()
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+                path.rmdir()
 
     def outputs(self, stage: str) -> dict[str, FileEntry]:
         """Return every file below the stage's folder with size, time of change and hash."""

@@ -118,9 +118,7 @@ class MethodRecord(Record):
     biases: list[str]
     status: Literal["reviewed", "unreviewed"]
     seconds: float
-    validation: dict[str, float] = Field(
-        description="validation metrics, which select the best correction"
-    )
+    validation: dict[str, float] = Field(description="validation metrics, which select the best correction")
     projections: list[ProjectionRecord] = Field([], description="what the corrected network carries, in this order")
 
 

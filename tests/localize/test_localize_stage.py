@@ -7,8 +7,10 @@ import pytest
 import tiny
 from PIL import Image
 
+from pipeline.concepts import Cav
 from pipeline.concepts.localization import dilate
 from pipeline.localize import stage
+from pipeline.workspace.features import FEATURES, FeatureStore
 from pipeline.workspace.masks import MaskSet
 from pipeline.workspace.records import Biases
 
@@ -35,6 +37,16 @@ def test_the_index_lists_every_sample_of_the_finding_and_the_test_samples_that_s
     splits = dict(zip(table["id"], table["split"], strict=True))
     assert all(entry.split == splits[name] for name, entry in entries.items())
     assert all(entries[name].score > 0 for name in retrieved)
+
+
+def test_training_samples_outside_the_finding_are_left_alone_however_they_score(tiny_run, tiny_dataset, bias):
+    store = FeatureStore(tiny_run / FEATURES)
+    cav = Cav.load(tiny_run / f"reveal/cavs/{bias.id}.npz")
+    half = bias.model_copy(update={"sample_ids": bias.sample_ids[::2]})
+    rows, scores, member = stage.rows_to_localize(tiny_dataset, store, half, cav)
+    assert store.ids[rows[member]].tolist() == half.sample_ids
+    assert set(tiny_dataset.table["split"].iloc[rows[~member]]) == {"test"}
+    np.testing.assert_allclose(scores, cav.scores(store.activations(cav.layer, cav.pooling, rows)), rtol=1e-5)
 
 
 def test_the_index_is_in_the_order_of_the_data_set(masks):

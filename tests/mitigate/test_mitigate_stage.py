@@ -92,11 +92,24 @@ def test_a_method_that_changes_its_kind_leaves_no_history_of_the_old_one(fit):
     assert folders(context) == {"trial": {"model.pt", "method.json"}}
 
 
-def test_a_method_that_fails_leaves_no_result_of_the_old_one(fit):
-    context, _ = fit(FINE_TUNE)
+def test_a_method_that_fails_leaves_the_earlier_result_whole_for_the_earlier_parameters(fit):
+    fit(FINE_TUNE)
     with pytest.raises(PipelineError):
         fit(FINE_TUNE | {"lr": 1e30, "clip_norm": None, "epochs": 3, "optimizer": "sgd"})
-    assert not {"model.pt", "method.json"} & folders(context)["fine_tune"]
+    assert fit(FINE_TUNE)[1] == []
+
+
+def test_a_stage_killed_while_it_stores_a_result_fits_it_again(fit, monkeypatch):
+    fit(P_CLARC)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "_projections", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(P_CLARC | {"mode": "pooled"})
+    assert fit(P_CLARC)[1] == ["p_clarc"], "the weights on disk are no longer those of the record"
 
 
 def without_bias(context) -> None:

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 import torch
 
+from pipeline.attribution import attribute
 from pipeline.concepts.corrected import differs, load_corrected
 from pipeline.config.mitigate import AnyMethod
 from pipeline.mitigate import MITIGATIONS, make_mitigation, stage
@@ -165,6 +166,33 @@ def test_p_clarc_takes_the_concept_out_of_its_layer(audited, section, mode):
     )
     clean = cav.position_without if mode == "position" else cav.mean_without
     torch.testing.assert_close(along, torch.full_like(along, clean), rtol=1e-4, atol=1e-4)
+
+
+WITHOUT_PENALTY = {"rrr": {"weight": 0.0}, "isnet": {"heatmap_share": 0.0}}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_PENALTY)
+def test_without_its_penalty_a_method_is_plain_fine_tuning(audited, section, images, kind):
+    model, problem = audited
+    changed = make_mitigation(section(kind, **WITHOUT_PENALTY[kind])).fit(model, problem).model
+    plain = make_mitigation(section("fine_tune")).fit(model, problem).model
+    with torch.no_grad():
+        torch.testing.assert_close(changed(images), plain(images), rtol=1e-3, atol=1e-3)
+
+
+def test_isnet_moves_relevance_out_of_the_artifact(audited, section):
+    model, problem = audited
+    known = problem.biases[0]
+    marked = [row for row in range(len(problem.dataset)) if known.mask(problem.dataset[row].id) is not None]
+    x = torch.stack([problem.dataset[row].x for row in marked])
+    inside = torch.stack([torch.from_numpy(known.mask(problem.dataset[row].id)) for row in marked])[:, None]
+
+    def share(network) -> float:
+        size = attribute(network, x, composite="lrp_flex").relevance.abs()
+        return float((size * inside).sum() / size.sum())
+
+    corrected = make_mitigation(section("isnet", epochs=6, lr=0.003)).fit(model, problem).model
+    assert share(corrected) < share(model) - 0.1
 
 
 @pytest.mark.parametrize("kind", ["rrr", "rr_clarc", "isnet"])

@@ -86,3 +86,12 @@ def test_a_store_that_cannot_be_finished_does_not_appear(fill, tmp_path):
     with pytest.raises(AttributeError):
         assemble(tmp_path / "features.h5", chunks, {"a.b": "convolution"}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["chunks"]
+
+
+def test_equal_features_are_equal_bytes(fill, tmp_path):
+    """Else features that are computed again would make every later stage stale. LZF would leave this to chance."""
+    for name in ("first.h5", "second.h5"):
+        assemble(tmp_path / name, fill()[0], {"a.b": "activation"}, {"key": "key"})
+    assert (tmp_path / "first.h5").read_bytes() == (tmp_path / "second.h5").read_bytes()
+    with h5py.File(tmp_path / "first.h5") as file:
+        assert file["layers/a.b/activation_max"].compression == "gzip"

@@ -64,6 +64,12 @@ def test_of_nested_groups_the_smaller_one_stays_where_its_line_is_cleaner():
     assert distinct([island, rest])[0] is island
 
 
+def test_a_smaller_part_of_a_group_that_is_already_reported_is_no_other_observation():
+    part, whole = group(range(10), 0.6, clarity=0.9), group(range(25), 0.8, clarity=0.5)
+    assert overlap(part.candidate, whole.candidate) < 0.5
+    assert distinct([part, whole]) == [whole]
+
+
 def test_a_larger_group_without_effect_does_not_stand_for_a_smaller_one():
     island, rest = group(range(10), 0.8, clarity=0.5, effect=0.8), group(range(25), 0.6, clarity=0.9, effect=0.1)
     assert distinct([island, rest])[0] is island

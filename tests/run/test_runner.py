@@ -212,6 +212,40 @@ def test_failed_stage_is_recorded_and_earlier_ones_stay(fake, make_config, error
     assert fake.take() == ["localize", "mitigate", "evaluate", "report"]
 
 
+def test_stage_that_fails_before_it_writes_costs_nothing(fake, make_config, monkeypatch):
+    """A wrong value that only the stage notices: with the right one again, everything is still fresh."""
+    context = run_stages(make_config(), "run")
+    before, manifest = read_result(context.directory.folder("precompute")), context.directory.manifest()
+    fake.take()
+    with monkeypatch.context() as patch:
+        module = sys.modules["pipeline.precompute.stage"]
+        patch.setattr(module, "run", lambda context: (_ for _ in ()).throw(ConfigError("no such layer")))
+        with pytest.raises(ConfigError, match="no such layer"):
+            run_stages(make_config("precompute.layers=[x]"), "run")
+    assert context.directory.manifest() == manifest
+    assert read_result(context.directory.folder("precompute")) == before
+    run_stages(make_config(), "run")
+    assert fake.take() == []
+
+
+def test_stage_that_fails_while_it_writes_has_failed(fake, make_config):
+    run_stages(make_config(), "run")
+    fake.take()
+
+    def fail(context):
+        raise DataError("too late")
+
+    fake.within = {"reveal": fail}  # after its first file, which says another key
+    with pytest.raises(DataError):
+        run_stages(make_config("reveal.accept_top=2"), "run")
+    judged = {each.stage: (each.state, each.why) for each in status(make_config())}
+    assert judged["reveal"] == ("failed", "failed the last time: too late")
+    fake.within = {}
+    fake.take()
+    run_stages(make_config(), "run")
+    assert fake.take() == ["reveal"], "the same results came out"
+
+
 def test_failing_again_on_a_full_disk_shows_the_first_error(fake, make_config, monkeypatch):
     def fail(context):
         monkeypatch.setattr(runner_module, "_record", full)

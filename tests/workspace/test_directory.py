@@ -104,22 +104,42 @@ def test_half_written_files_are_no_outputs(run):
     ("keep", "left"),
     [((), []), (("cavs",), ["cavs"]), (("*",), ["cavs", "findings.json"]), (("*.json",), ["findings.json"])],
 )
-def test_clear_keeps_what_matches(run, keep, left):
-    run.clear("reveal", keep)
+def test_old_files_go_but_for_what_is_kept(run, keep, left):
+    run.clear_old("reveal", run.written("reveal"), keep)
     assert sorted(entry.name for entry in run.folder("reveal").iterdir()) == left
 
 
-def test_clear_removes_links_but_not_what_they_lead_to(run, tmp_path):
+def test_what_was_written_meanwhile_stays(run):
+    before = run.written("reveal")
+    run.write_record("reveal/findings.json", Findings(findings=[]))
+    (run.folder("reveal") / "new").mkdir()
+    (run.folder("reveal") / "new" / "picture.png").write_text("")
+    run.clear_old("reveal", before)
+    assert sorted(run.outputs("reveal")) == ["reveal/findings.json", "reveal/new/picture.png"]
+    assert not (run.folder("reveal") / "cavs").exists(), "it is empty"
+
+
+def test_equal_content_that_was_written_again_is_not_old(run):
+    before = run.written("reveal")
+    with run.writing("reveal/findings.json") as temporary:
+        temporary.write_text("0123456789")
+    run.clear_old("reveal", before)
+    assert sorted(run.outputs("reveal")) == ["reveal/findings.json"]
+
+
+@pytest.mark.parametrize("clear", [RunDirectory.clear, lambda run, stage: run.clear_old(stage, run.written(stage))])
+def test_clear_removes_links_but_not_what_they_lead_to(run, tmp_path, clear):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "precious").write_text("")
     (run.folder("reveal") / "link").symlink_to(tmp_path / "elsewhere")
-    run.clear("reveal")
+    clear(run, "reveal")
     assert list(run.folder("reveal").iterdir()) == []
     assert (tmp_path / "elsewhere" / "precious").exists()
 
 
 def test_clear_of_a_stage_that_never_ran_does_nothing(run):
     run.clear("train")
+    run.clear_old("train", run.written("train"))
     assert not run.folder("train").exists()
 
 
