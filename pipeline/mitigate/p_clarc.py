@@ -38,7 +38,9 @@ def clean_value(cav: Cav, mode: str) -> float:
 
 
 def insert_all(model: AuditModel, insertions: list[Insertion]) -> None:
-    """Put projections into the model, in place."""
+    """Put projections into the model, in place and on its device."""
+    device = next(model.parameters()).device
     for insertion in insertions:
         direction = torch.as_tensor(np.asarray(insertion.direction), dtype=torch.float32)
-        insert_projection(model, insertion.layer, Projection(direction, insertion.clean_value, insertion.mode))
+        projection = Projection(direction, insertion.clean_value, insertion.mode).to(device)
+        insert_projection(model, insertion.layer, projection)

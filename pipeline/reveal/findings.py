@@ -12,7 +12,7 @@ from .candidates import overlap
 from .suspicion import Suspicion, combine
 
 SAME_GROUP = 0.5
-CONTAINED = 0.9
+CONTAINED = 0.8
 KEPT_EFFECT = 0.25
 
 

@@ -62,6 +62,13 @@ def test_without_training_no_weight_changes(audited, section, kind):
     assert all(torch.equal(one, other) for one, other in zip(weights, model.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("kind", [kind for kind in MITIGATIONS if kind not in TRAINED])
+def test_what_is_added_to_a_model_stands_on_its_device(audited, section, kind):
+    model, problem = audited
+    corrected = make_mitigation(section(kind)).fit(model.to("meta"), problem).model
+    assert {value.device.type for value in corrected.state_dict().values()} == {"meta"}
+
+
 @pytest.mark.parametrize("kind", TRAINED)
 def test_training_keeps_the_plain_architecture(audited, section, kind):
     model, problem = audited
@@ -166,6 +173,14 @@ def test_p_clarc_takes_the_concept_out_of_its_layer(audited, section, mode):
     )
     clean = cav.position_without if mode == "position" else cav.mean_without
     torch.testing.assert_close(along, torch.full_like(along, clean), rtol=1e-4, atol=1e-4)
+
+
+def test_rr_clarc_leaves_what_its_cav_was_fitted_in(audited, section):
+    model, problem = audited
+    corrected = make_mitigation(section("rr_clarc", layer="network.relu1")).fit(model, problem).model
+    old, new = model.state_dict(), corrected.state_dict()
+    moved = {name for name in old if not torch.equal(old[name], new[name])}
+    assert moved and not any(name.startswith(("network.conv1", "network.norm1")) for name in moved)
 
 
 WITHOUT_PENALTY = {"rrr": {"weight": 0.0}, "isnet": {"heatmap_share": 0.0}}
