@@ -74,8 +74,12 @@ class IsnetMethod(FineTuningConfig):
     decay: float = Field(0.9, ge=0, le=1, description="d of the global weighted ranked pooling")
     epsilon: float = Field(1e-2, ge=0, description="LRP epsilon")
     input_rule: Literal["zb", "gradient_x_input"] = Field("zb", description="how relevance reaches the pixels")
-    cut: float = Field(1.0, gt=0, description="least relevance that the foreground should carry")
-    cut2: float = Field(25.0, gt=0, description="most relevance that the foreground should carry")
+    cut: float | None = Field(
+        None, gt=0, description="least relevance that the foreground should carry; default: from the model under audit"
+    )
+    cut2: float | None = Field(
+        None, gt=0, description="most relevance that the foreground should carry; default: from the model under audit"
+    )
     background_weight: float = Field(1.0, ge=0)
     foreground_weight: float = Field(1.0, ge=0)
 

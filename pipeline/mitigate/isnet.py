@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from pipeline.attribution.lrp_flex import lrp_flex
 from pipeline.config.mitigate import IsnetMethod
+from pipeline.data.batches import Batches
+from pipeline.data.memory import split_indices
 from pipeline.models.build import AuditModel
 
 from .interface import Correction, Problem, cross_entropy, fine_tune
 
 TINY = 1e-10
+MEASURED = 128
 
 
 def heatmap_loss(
@@ -135,6 +139,19 @@ VARIANTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+def natural_cuts(totals: torch.Tensor) -> tuple[float, float]:
+    """Return (cut, cut2) around the relevance that a plain classifier carries.
+
+    cut = max(m / 5, m - 3 s), cut2 = min(25 cut, m + 3 s), with m and s the mean and deviation of the totals.
+
+    Args:
+        totals: sum of |R| of each heatmap `[N]`, N >= 2.
+    """
+    mean, deviation = float(totals.mean()), float(totals.std())
+    cut = max(mean / 5, mean - 3 * deviation, TINY)
+    return cut, min(25 * cut, mean + 3 * deviation)
+
+
 class IsNet:
     """Fine-tuning with (1 - P) cross-entropy + P heatmap loss on samples that have a mask."""
 
@@ -144,6 +161,7 @@ class IsNet:
     def fit(self, model: AuditModel, problem: Problem) -> Correction:
         """Return a corrected copy of the model: the plain architecture, with no cost at run time."""
         config, share = self.config, self.config.heatmap_share
+        cut, cut2 = self._cuts(model, problem)
 
         def losses(network, x, y, mask):
             present = mask.flatten(1).any(1)
@@ -169,8 +187,8 @@ class IsNet:
             heatmap = heatmap_loss(
                 relevance[:, None],
                 1 - mask[present],
-                cut=config.cut,
-                cut2=config.cut2,
+                cut=cut,
+                cut2=cut2,
                 decay=config.decay,
                 background_weight=config.background_weight,
                 foreground_weight=config.foreground_weight,
@@ -182,3 +200,23 @@ class IsNet:
             }
 
         return fine_tune(model, problem, config, losses)
+
+    def _cuts(self, model: AuditModel, problem: Problem) -> tuple[float, float]:
+        """Return the configured cuts; those left out are measured on the model under audit."""
+        config = self.config
+        if config.cut is not None and config.cut2 is not None:
+            return config.cut, config.cut2
+        rows = split_indices(problem.dataset, "train")
+        rows = rows[np.linspace(0, len(rows) - 1, min(MEASURED, len(rows))).astype(int)]
+        totals = []
+        for batch in Batches(problem.dataset, rows, config.batch_size):
+            relevance, _, _, _ = lrp_flex(
+                model,
+                batch.x.to(problem.device),
+                VARIANTS[config.variant],
+                epsilon=config.epsilon,
+                input_rule=config.input_rule,
+            )
+            totals.append(relevance.abs().flatten(1).sum(1).cpu())
+        cut, cut2 = natural_cuts(torch.cat(totals))
+        return config.cut or cut, config.cut2 or cut2

@@ -9,7 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.mitigate.isnet import fit_mask, heatmap_loss, ranked_pooling, selective_margin, stochastic_logit
+from pipeline.mitigate.isnet import (
+    fit_mask,
+    heatmap_loss,
+    natural_cuts,
+    ranked_pooling,
+    selective_margin,
+    stochastic_logit,
+)
 
 REFERENCE = Path(__file__).parents[2] / "../shared/reference/isnet/loss.npz"
 TINY = 1e-10
@@ -293,3 +300,10 @@ def test_the_stochastic_logit_is_the_highest_one_half_of_the_time_and_any_other_
     expected = torch.full((classes,), 0.5 / (classes - 1))
     expected[highest] = 0.5
     torch.testing.assert_close(shares, expected, atol=0.015, rtol=0)
+
+
+def test_natural_cuts_bracket_the_usual_relevance():
+    assert natural_cuts(torch.tensor([10.0, 10.0, 10.0])) == (10.0, 10.0)
+    spread = torch.tensor([1.0, 100.0])
+    mean, deviation = float(spread.mean()), float(spread.std())
+    assert natural_cuts(spread) == pytest.approx((mean / 5, min(5 * mean, mean + 3 * deviation)))
