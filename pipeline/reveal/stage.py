@@ -187,7 +187,7 @@ def _embedding(context: StageContext, store: FeatureStore, finding: Finding, sus
         first = min(1, result.view.embedding.shape[1] - 2)
         points, name = result.view.embedding[:, first : first + 2], "leading eigenvectors"
     path = f"reveal/{finding.id}-embedding.png"
-    title = f"class {finding.class_name}, {finding.layer}: {name}"
+    title = f"class {finding.class_name}, {finding.layer}\n{name}"
     pictures.embedding_plot(points, candidate.members, title, context.directory.root / path)
     return path
 

@@ -29,7 +29,7 @@ class Finding(Record):
     class_id: int
     class_name: str
     layer: str = Field(description='layer name, or "input" for heatmaps')
-    score: float = Field(ge=0, le=1, description="suspicion; the product of documented parts")
+    score: float = Field(ge=0, le=1, description="suspicion; the geometric mean of its parts")
     score_parts: dict[str, float]
     sample_ids: list[str]
     neuron_ids: list[int] = []

@@ -195,6 +195,17 @@ def test_without_its_penalty_a_method_is_plain_fine_tuning(audited, section, ima
         torch.testing.assert_close(changed(images), plain(images), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("variant", ["stochastic", "selective"])
+def test_isnet_measures_the_same_cuts_every_time_unless_they_are_given(audited, section, variant):
+    model, problem = audited
+    found = []
+    for start in (0, 1):
+        torch.manual_seed(start)
+        found.append(make_mitigation(section("isnet", variant=variant))._cuts(model, problem))
+    assert found[0] == found[1] and 0 < found[0][0] <= found[0][1]
+    assert make_mitigation(section("isnet", variant=variant, cut=0.5, cut2=70))._cuts(model, problem) == (0.5, 70)
+
+
 def test_isnet_moves_relevance_out_of_the_artifact(audited, section):
     model, problem = audited
     known = problem.biases[0]
