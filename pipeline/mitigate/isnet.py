@@ -208,7 +208,7 @@ class IsNet:
             return config.cut, config.cut2
         rows = split_indices(problem.dataset, "train")
         rows = rows[np.linspace(0, len(rows) - 1, min(MEASURED, len(rows))).astype(int)]
-        # torch.manual_seed(problem.seed)  # the stochastic variant draws; a resumed training needs the same cuts
+        torch.manual_seed(problem.seed)  # the stochastic variant draws; a resumed training needs the same cuts
         totals = []
         for batch in Batches(problem.dataset, rows, config.batch_size):
             relevance, _, _, _ = lrp_flex(

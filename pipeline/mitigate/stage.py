@@ -43,17 +43,26 @@ def run(context: StageContext) -> None:
     original = open_original(context, dataset)
     known = [_load_bias(context, bias) for bias in biases]
     pasted = pasted_world(context.directory.root, dataset, biases, context.config.seed)
-    possible = [method for method in methods if known or MITIGATIONS[method.kind].needs == "nothing"]
-    _remove_others(context, [method.method_id for method in possible])
+    missing = {method.method_id: what_is_missing(MITIGATIONS[method.kind].needs, known) for method in methods}
+    _remove_others(context, [method_id for method_id, lack in missing.items() if not lack])
     for method in methods:
-        if method not in possible:
-            context.reporter.say(f"    {method.method_id}: skipped, since no bias was accepted that it could correct")
+        if lack := missing[method.method_id]:
+            context.reporter.say(f"    {method.method_id}: skipped, {lack}")
             continue
         key = digest_json([context.unit_key, method.model_dump(mode="json")])
         if _is_done(context, method, key):
             context.reporter.say(f"    {method.method_id}: kept from an earlier run")
             continue
         _correct(context, method, key, original, dataset, pasted, known)
+
+
+def what_is_missing(needs: str, known: list[KnownBias]) -> str:
+    """Return why a correction cannot be made from the biases, or an empty text."""
+    if needs != "nothing" and not known:
+        return "since no bias was accepted that it could correct"
+    if needs == "masks" and not any(each.mask(name) is not None for each in known for name in each.bias.sample_ids):
+        return "since no sample of the biases has a mask"
+    return ""
 
 
 def _correct(

@@ -143,6 +143,7 @@ def make_audit(**changes) -> Audit:
     )
     methods = [
         MethodRecord(
+            key="0" * 32,
             id=name,
             kind=name,
             parameters={"epochs": 5, "lr": 0.001, "batch_size": 64} if name != "p_clarc" else {"mode": "position"},
@@ -151,7 +152,7 @@ def make_audit(**changes) -> Audit:
             status="unreviewed",
             seconds=12.5,
             validation={"accuracy": MODELS[name][1], "worst_group_accuracy": MODELS[name][2] - 0.05},
-            projections=[] if name != "p_clarc" else [{"layer": "features.8", "mode": "position", "file": "cav.npz"}],
+            projections=[] if name != "p_clarc" else [{"layer": "features.8", "mode": "position", "channels": 64}],
         )
         for name in MODELS
         if name != "original"
