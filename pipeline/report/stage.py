@@ -117,9 +117,9 @@ def _summary(
         lines.append("Nothing suspicious was found.")
     lines += [
         change("attacked", "artifact_relevance", "Share of relevance on the artifact"),
-        change("attacked", "accuracy", f"Accuracy {attacked}"),
-        change("clean", "accuracy", "Accuracy on clean test images")
-        or change("asis", "accuracy", "Accuracy on test images"),
+        change("attacked", "balanced_accuracy", f"Balanced accuracy {attacked}"),
+        change("clean", "balanced_accuracy", "Balanced accuracy on clean test images")
+        or change("asis", "balanced_accuracy", "Balanced accuracy on test images"),
         f"Gate: {sum(result.status == 'pass' for result in gate)} of {len(gate)} rules passed." if gate else None,
     ]
     return [line for line in lines if line]
