@@ -60,13 +60,7 @@ def performance(
             "balanced_accuracy",
             balanced_accuracy(labels, predicted, resamples=resamples, confidence=confidence, seed=seed),
         ),
-        record(
-            model,
-            world,
-            "all",
-            "worst_group_accuracy",
-            worst_group(labels, predicted, groups, confidence=confidence)[1],
-        ),
+        record(model, world, "all", "worst_group_accuracy", worst),
     ]
     for class_id, interval in per_class_accuracy(labels, predicted, confidence).items():
         rows.append(record(model, world, f"class={classes[class_id]}", "class_accuracy", interval))

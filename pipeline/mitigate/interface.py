@@ -83,7 +83,6 @@ class Problem:
     seed: int = 0
     augment: AugmentConfig = AugmentConfig()
     class_weights: torch.Tensor | None = None
-    select: str = "accuracy"
     reporter: Reporter = field(default_factory=SilentReporter)
     key: str = ""
     state_path: Path | None = None
