@@ -83,6 +83,14 @@ class IsnetMethod(FineTuningConfig):
     background_weight: float = Field(1.0, ge=0)
     foreground_weight: float = Field(1.0, ge=0)
 
+    @model_validator(mode="after")
+    def _cuts_come_together(self) -> IsnetMethod:
+        if (self.cut is None) != (self.cut2 is None):
+            raise ValueError("give both cut and cut2, or neither to have them measured on the model under audit")
+        if self.cut is not None and self.cut >= self.cut2:
+            raise ValueError(f"cut {self.cut} must be below cut2 {self.cut2}")
+        return self
+
 
 AnyMethod = Annotated[
     FineTuneMethod | RrrMethod | RrClarcMethod | PClarcMethod | IsnetMethod, Field(discriminator="kind")

@@ -202,9 +202,9 @@ class IsNet:
         return fine_tune(model, problem, config, losses)
 
     def _cuts(self, model: AuditModel, problem: Problem) -> tuple[float, float]:
-        """Return the configured cuts; those left out are measured on the model under audit."""
+        """Return the configured cuts; left out, they are measured on the model under audit."""
         config = self.config
-        if config.cut is not None and config.cut2 is not None:
+        if config.cut is not None:
             return config.cut, config.cut2
         rows = split_indices(problem.dataset, "train")
         rows = rows[np.linspace(0, len(rows) - 1, min(MEASURED, len(rows))).astype(int)]
@@ -219,5 +219,4 @@ class IsNet:
                 input_rule=config.input_rule,
             )
             totals.append(relevance.abs().flatten(1).sum(1).cpu())
-        cut, cut2 = natural_cuts(torch.cat(totals))
-        return config.cut or cut, config.cut2 or cut2
+        return natural_cuts(torch.cat(totals))
