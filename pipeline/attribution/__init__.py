@@ -1,8 +1,20 @@
-"""Attribution: LRP by zennit's composites for looking, LRP-Flex for training."""
+"""Attribution: LRP by rules, differentiable again, on any network; LRP-Flex; and methods to compare them with."""
 
 from .attribute import Attribution, Explainer, attribute
-from .composites import COMPOSITES
+from .baselines import BASELINES
+from .composites import COMPOSITES, Composite
 from .health import health
 from .lrp_flex import lrp_flex
+from .rules import RULES
 
-__all__ = ["COMPOSITES", "Attribution", "Explainer", "attribute", "health", "lrp_flex"]
+__all__ = [
+    "BASELINES",
+    "COMPOSITES",
+    "RULES",
+    "Attribution",
+    "Composite",
+    "Explainer",
+    "attribute",
+    "health",
+    "lrp_flex",
+]

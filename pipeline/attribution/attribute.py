@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from .canonize import canonized_copy
-from .composites import make_composite
+from pipeline.errors import ConfigError, nearest
+from pipeline.models.modes import evaluation_mode
+
+from .baselines import BASELINES
+from .composites import COMPOSITES, Composite, make_composite, pixel_range
+from .folding import Norm, Plan, Weights
 from .lrp_flex import lrp_flex
 from .recording import record_outputs
-from .sums import ProportionalSums
-from .targets import StartRelevance, Target, logit_weights, start_at
+from .tape import Node, Tape
+from .targets import Start, StartRelevance, Target, start_at, start_weights
+from .zennit_adapter import attribute_by_zennit, is_zennit_composite
+
+if TYPE_CHECKING:
+    from .rules import Rule
+
+TOLERANCE = 1e-3
+"""Largest change of a logit by folding, as a share of the largest logit; rounding stays far below, mistakes above."""
+
+
+Keep = Callable[[torch.Tensor], Any]
+
+
+def unchanged(values: torch.Tensor) -> torch.Tensor:
+    """Keep values as they are."""
+    return values
 
 
 @dataclass(frozen=True)
@@ -21,13 +42,13 @@ class Attribution:
     """What an explanation holds.
 
     Attributes:
-        relevance: `[N, ...x.shape]`, signed; positive supports the explained quantity.
+        relevance: `[N, ...x.shape]`, signed; positive supports the explained quantity. None if it was not wanted.
         logits: `[N, K]`.
         relevances: relevance at the output of each requested layer.
         activations: output of each requested layer.
     """
 
-    relevance: torch.Tensor
+    relevance: torch.Tensor | None
     logits: torch.Tensor
     relevances: dict[str, torch.Tensor] = field(default_factory=dict)
     activations: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -39,20 +60,41 @@ class Attribution:
 
 
 class Explainer:
-    """A model made ready for many attributions: copied, canonized, rules attached once.
+    """A model made ready for many attributions: its data flow watched once, BatchNorm folded, weights prepared.
 
-    The model given is never changed. Relevance starts at the logit's own value, so its sign says for or against.
+    The model given is never changed, nor copied: it may go on training, and is then explained as it is.
 
     Args:
-        model: any module, pixels -> logits.
-        example: one small batch, used for tracing.
-        composite: a key of `COMPOSITES`.
-        without_biases: leave bias terms out of the rules; relevance is then conserved exactly.
+        model: any module written in Python, pixels -> logits.
+        example: one small batch, on which the data flow is watched.
+        composite: a key of `COMPOSITES`, or a composite.
+        rules: rules of single layers, module name (shell wildcards allowed) -> rule, such as "gamma(gamma=0.1)".
+        without_biases: constants take no relevance; it is then conserved wherever rules can. For the health check.
+        channels_last: memory layout in which images are explained; faster on most processors, equal up to rounding.
+
+    Raises:
+        ConfigError: unknown composite or rule, or a rule for a layer that is not there.
+        ValueError: the network does something that hides where values come from.
     """
 
-    def __init__(self, model: nn.Module, example: torch.Tensor, composite: str, *, without_biases: bool = False):
-        self.model = canonized_copy(model, example)
-        self.composite = make_composite(composite, self.model, without_biases=without_biases)
+    def __init__(
+        self,
+        model: nn.Module,
+        example: torch.Tensor,
+        composite: str | Composite = "epsilon_plus_flat",
+        *,
+        rules: Mapping[str, str | Rule] | None = None,
+        without_biases: bool = False,
+        channels_last: bool = True,
+    ):
+        self.model = model
+        self.composite = make_composite(composite, rules)
+        self.without_biases = without_biases
+        self.channels_last = channels_last
+        self.without_rule: frozenset[str] = frozenset()
+        _refuse_torchscript(model)
+        self._watch(example)
+        _require_layers(rules or {}, self._names.values())
 
     def attribute(
         self,
@@ -60,31 +102,153 @@ class Explainer:
         target: Target = None,
         *,
         layers: Sequence[str] = (),
+        start: Start = "logit",
         start_layer: str | None = None,
         start_relevance: StartRelevance = None,
+        at_input: bool = True,
+        keep_activation: Keep = unchanged,
+        keep_relevance: Keep = unchanged,
+        create_graph: bool = False,
     ) -> Attribution:
-        """Return relevance at the input and at the outputs of `layers`. See `attribute`."""
-        recorded = [*layers, *([start_layer] if start_layer and start_layer not in layers else [])]
-        x = x.detach().requires_grad_(True)
-        with torch.enable_grad(), self.composite.context(self.model):
-            with record_outputs(self.model, recorded) as outputs, ProportionalSums():
-                logits = self.model(x)
+        """Return relevance at the input and at the outputs of `layers`; see `attribute`.
+
+        Args:
+            at_input: whether relevance at the input is wanted; without, the way back ends at the lowest layer.
+            keep_activation, keep_relevance: what is kept of every layer, such as its largest value per channel; applied
+                as soon as a layer's values are there, so that maps of all layers never lie in memory together.
+        """
+        if not self._holds_the_same_tensors():
+            self._watch(x[:2])
+        tape = self._tape(keep=not create_graph)
+        nodes: dict[str, Node] = {}
+        activations: dict[str, torch.Tensor] = {}
+        begins: dict[str, torch.Tensor] = {}
+
+        def visit(name: str, output: torch.Tensor) -> None:
+            nodes[name] = tape.leaf(output)
+            with tape.paused():
+                activation = tape.before_norm(output)
+                if name == start_layer:
+                    begins[name] = activation
+                if name in layers:
+                    activations[name] = keep_activation(activation)
+                    shapes[name] = activation.new_zeros(()).expand_as(activation)
+
+        shapes: dict[str, torch.Tensor] = {}
+        recorded = [*layers, *([start_layer] if start_layer else [])]
+        with evaluation_mode(self.model), torch.set_grad_enabled(create_graph):
+            place = self._place(x, create_graph)
+            pixels = tape.leaf(place, wanted=at_input)
+            with record_outputs(self.model, recorded, visit), tape:
+                logits = self.model(place)
             if start_layer is None:
-                start, relevance = logits, logits.detach() * logit_weights(logits, target)
+                begin, seed = _node_of_logits(tape, logits), start_weights(logits, target, start)
             else:
-                start, relevance = outputs[start_layer], start_at(outputs[start_layer], start_relevance)
-            wanted = [x, *(outputs[name] for name in layers)]
-            gradients = torch.autograd.grad(start, wanted, relevance, allow_unused=True)
-        found = [
-            torch.zeros_like(tensor) if gradient is None else gradient.detach()
-            for tensor, gradient in zip(wanted, gradients, strict=True)
-        ]
-        return Attribution(
-            relevance=found[0],
-            logits=logits.detach(),
-            relevances=dict(zip(layers, found[1:], strict=True)),
-            activations={name: outputs[name].detach() for name in layers},
+                begin, seed = nodes[start_layer], start_at(begins.pop(start_layer), start_relevance)
+            wanted = {nodes[name]: keep_relevance for name in layers} | ({pixels: unchanged} if at_input else {})
+            found = tape.propagate({begin: seed}, wanted)
+            relevances = {
+                name: found[nodes[name]] if nodes[name] in found else keep_relevance(shapes[name]) for name in layers
+            }
+            relevance = found.get(pixels, torch.zeros_like(place)) if at_input else None
+        return Attribution(relevance, logits, relevances, activations)
+
+    def _watch(self, example: torch.Tensor) -> None:
+        """Find which BatchNorm follows which layer, and check that following the model changes nothing it computes."""
+        self._tensors = dict(_tensors(self.model))
+        self._names = {id(tensor): name for name, tensor in self._tensors.items()}
+        self._pairs: dict[int, tuple[torch.Tensor, Norm]] = {}
+        self._weights = self._make_weights(keep=True)
+        with evaluation_mode(self.model), torch.no_grad():
+            expected = self.model(example)
+            planning = self._tape(keep=True)
+            planning.plan = Plan()
+            self._follow(planning, example)
+            self._pairs = planning.plan.pairs(self._names)
+            self._weights = self._make_weights(keep=True)
+            if self._pairs and not _same(self._follow(self._tape(keep=True), example), expected):
+                self._pairs = {}
+            self._weights = self._make_weights(keep=True)
+            followed = self._tape(keep=True)
+            logits = self._follow(followed, example)
+        self.without_rule = frozenset(followed.without_rule)
+        if not _same(logits, expected):
+            raise ValueError(
+                "the model computes something else while attribution follows it: it writes in place where the written "
+                "tensor is used again, or is random in evaluation mode. Write y = f(x) instead of f_(x) or "
+                "f(x, inplace=True) without using what is returned."
+            )
+
+    def _holds_the_same_tensors(self) -> bool:
+        """Tell whether parameters and buffers are those watched: other types, devices or checkpoints bring new ones."""
+        known, found = self._tensors, dict(_tensors(self.model))
+        return known.keys() == found.keys() and all(known[name] is tensor for name, tensor in found.items())
+
+    def _follow(self, tape: Tape, example: torch.Tensor) -> torch.Tensor:
+        place = self._place(example, create_graph=False)
+        tape.leaf(place)
+        with tape:
+            logits = self.model(place)
+        _node_of_logits(tape, logits)
+        tape.steps.clear()  # they hold the tape, and with it every activation, in a circle
+        return logits
+
+    def _tape(self, *, keep: bool) -> Tape:
+        return Tape(
+            self.composite,
+            self._weights if keep else self._make_weights(keep=False),
+            keeps_biases=not self.without_biases,
+            pixel_range=pixel_range(self.model),
         )
+
+    def _make_weights(self, *, keep: bool) -> Weights:
+        return Weights(self._pairs, self._names, keep, self.channels_last and keep)
+
+    def _place(self, x: torch.Tensor, create_graph: bool) -> torch.Tensor:
+        """Return x as a tensor of its own, so that what is remembered about it is not remembered about the user's."""
+        if create_graph:
+            return x.view_as(x)
+        images = self.channels_last and x.ndim == 4
+        return x.detach().contiguous(memory_format=torch.channels_last) if images else x.detach()
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _refuse_torchscript(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"module '{name}'" if name else "the model"
+            raise ValueError(
+                f"{what} is TorchScript, which hides how values come about. "
+                "Give the network as ordinary Python modules."
+            )
+
+
+def _require_layers(rules: Mapping[str, object], names: Iterable[str]) -> None:
+    paths = sorted({name.rpartition(".")[0] for name in names})
+    for pattern in rules:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            raise ConfigError(
+                f"rules: no layer with weights matches '{pattern}'.{nearest(pattern, paths)} "
+                f"Layers: {', '.join(paths[:40])}."
+            )
+
+
+def _node_of_logits(tape: Tape, logits: torch.Tensor) -> Node:
+    node = tape.node(logits)
+    if node is None:
+        raise ValueError(
+            "attribution cannot see how the logits come from the input: TorchScript and compiled modules hide it. "
+            "Give the network as ordinary Python modules that return one tensor of logits."
+        )
+    return node
+
+
+def _same(logits: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool((logits - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
 
 def attribute(
@@ -92,29 +256,39 @@ def attribute(
     x: torch.Tensor,
     target: Target = None,
     *,
-    composite: str = "epsilon_plus_flat",
+    composite: str | Composite | object = "epsilon_plus_flat",
     layers: Sequence[str] = (),
+    start: Start = "logit",
     start_layer: str | None = None,
     start_relevance: StartRelevance = None,
     create_graph: bool = False,
+    rules: Mapping[str, str | Rule] | None = None,
     **parameters,
 ) -> Attribution:
     """Explain a batch.
+
+    For many batches of one model, make an `Explainer` once.
 
     Args:
         model: any module, pixels -> logits; it is left as it was.
         x: `[N, C, H, W]` or `[N, C, T]`.
         target: class id, ids `[N]`, logit weights `[N, K]`, or None for the predicted class.
-        composite: a key of `COMPOSITES`, or "lrp_flex" (parameters `epsilon`, `input_rule`, `pixel_range`).
+        composite: a key of `COMPOSITES`, or a `Composite`: LRP by rules; "lrp_flex" (parameters `epsilon`,
+            `input_rule`, `pixel_range`); a key of `BASELINES`, such as "integrated_gradients"; or a composite of
+            zennit, as it is.
         layers: names of modules at whose output relevance and activation are returned.
+        start: relevance of the logits: "logit" (their own value, so its sign says for or against), "one_hot", or
+            "contrast" (the class against all others; Iwana et al. 2019).
         start_layer: start inside the network instead of at the logits.
         start_relevance: relevance at the output of `start_layer`, or a function of its activation.
-        create_graph: keep the graph, so that a loss on relevance can be trained on; "lrp_flex" only.
+        create_graph: keep the graph, so that a loss on relevance can be trained on.
+        rules: rules of single layers, see `Explainer`.
+        parameters: of "lrp_flex" or of the baseline.
 
     Raises:
-        ConfigError: unknown composite.
-        ValueError: `create_graph` with a composite whose rules are not differentiable in the weights; a layer that does
-            not run exactly once; a target or a start that does not fit.
+        ConfigError: unknown composite or rule.
+        ValueError: a layer that does not run exactly once; a target or a start that does not fit; `create_graph` with
+            a composite of zennit, whose rules are not differentiable in the weights.
     """
     if composite == "lrp_flex":
         relevance, logits, relevances, activations = lrp_flex(
@@ -122,10 +296,26 @@ def attribute(
             create_graph=create_graph, **parameters,
         )  # fmt: skip
         return Attribution(relevance, logits, relevances, activations)
-    if create_graph:
-        raise ValueError(f"composite '{composite}' cannot be trained through; use composite='lrp_flex'.")
+    if isinstance(composite, str) and composite in BASELINES:
+        if start != "logit" or start_layer is not None or rules:
+            raise ValueError(
+                f"'{composite}' explains logits, without rules: start, start_layer and rules are for composites of "
+                f"LRP, one of {', '.join(COMPOSITES)}."
+            )
+        return BASELINES[composite].explain(model, x, target, layers=layers, create_graph=create_graph, **parameters)
     if parameters:
         raise TypeError(f"composite '{composite}' takes no parameter '{next(iter(parameters))}'.")
-    return Explainer(model, x[:2], composite).attribute(
-        x, target, layers=layers, start_layer=start_layer, start_relevance=start_relevance
-    )
+    if is_zennit_composite(composite):
+        if create_graph or rules:
+            raise ValueError(
+                "a composite of zennit brings its own rules, which are not differentiable in the weights; "
+                f"for create_graph or rules take one of {', '.join(COMPOSITES)}."
+            )
+        return attribute_by_zennit(
+            model, x, target, composite, layers=layers, start=start, start_layer=start_layer,
+            start_relevance=start_relevance,
+        )  # fmt: skip
+    return Explainer(model, x[:2], composite, rules=rules).attribute(
+        x, target, layers=layers, start=start, start_layer=start_layer, start_relevance=start_relevance,
+        create_graph=create_graph,
+    )  # fmt: skip

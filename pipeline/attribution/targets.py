@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 
 Target = int | torch.Tensor | None
+Start = Literal["logit", "one_hot", "contrast"]
 StartRelevance = torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None
 
 
@@ -31,6 +33,29 @@ def logit_weights(logits: torch.Tensor, target: Target) -> torch.Tensor:
     if int(target.min()) < 0 or int(target.max()) >= classes:
         raise ValueError(f"target holds class ids outside 0 to {classes - 1}.")
     return nn.functional.one_hot(target.long(), classes).to(logits)
+
+
+def start_weights(logits: torch.Tensor, target: Target, start: Start) -> torch.Tensor:
+    """Return the relevance `[N, K]` of the logits that an attribution starts with.
+
+    Args:
+        logits: `[N, K]`.
+        target: which of them, see `logit_weights`.
+        start: "logit" is weight times the logit's own value, "one_hot" the weight alone, "contrast" the gradient of the
+            weighted class probabilities, p_k (w_k - sum_l p_l w_l): the class against all others (Iwana et al. 2019).
+
+    Raises:
+        ValueError: an unknown start, or a target that does not fit.
+    """
+    if start not in get_args(Start):
+        raise ValueError(f"start '{start}' is unknown; allowed are {', '.join(get_args(Start))}.")
+    weights = logit_weights(logits, target)
+    if start == "logit":
+        return logits * weights
+    if start == "one_hot":
+        return weights
+    probabilities = logits.softmax(1)
+    return probabilities * (weights - (probabilities * weights).sum(1, keepdim=True))
 
 
 def start_at(activation: torch.Tensor, start_relevance: StartRelevance) -> torch.Tensor:

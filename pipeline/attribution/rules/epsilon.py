@@ -1,0 +1,32 @@
+"""The epsilon rule (Bach et al. 2015, eq. 58): inputs share relevance in proportion to what they contributed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..stabilize import product_into, stabilized_ratio
+from .linear_operation import LinearOperation
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """R_i = x_i sum_j w_ij R_j / (z_j + epsilon sign z_j).
+
+    The bias is part of z and takes its share. Where biases are left out, their share goes to the inputs in proportion
+    to the magnitudes |x_i w_ij|: dividing by z without the bias would be singular wherever contributions cancel.
+    """
+
+    epsilon: float = 1e-6
+
+    def __call__(self, operation: LinearOperation, relevance: torch.Tensor) -> torch.Tensor:
+        """Return relevance of the input."""
+        scaled = stabilized_ratio(relevance, operation.output, self.epsilon)
+        found = product_into(operation.transpose(scaled, operation.weight.tensor), operation.x)
+        if operation.keeps_biases or operation.bias is None:
+            return found
+        magnitude, absolute = operation.x.abs(), operation.weight.get("absolute")
+        absorbed = operation.along_channels(operation.bias.tensor) * scaled
+        shared = stabilized_ratio(absorbed, operation.forward(magnitude, absolute, None), self.epsilon)
+        return found + magnitude * operation.transpose(shared, absolute)

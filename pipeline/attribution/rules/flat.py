@@ -1,0 +1,34 @@
+"""The flat rule (Lapuschkin et al. 2019): every input of an output gets the same share, whatever its value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..stabilize import stabilized_ratio
+from .linear_operation import LinearOperation
+
+
+@dataclass(frozen=True)
+class Flat:
+    """R_i = sum_j R_j / (number of inputs of j); for first layers, where pixel values say little.
+
+    All weights being one, output channels are summed first and one channel is mapped back, wherever every output sees
+    every input channel.
+    """
+
+    stabilizer: float = 1e-6
+
+    def __call__(self, operation: LinearOperation, relevance: torch.Tensor) -> torch.Tensor:
+        """Return relevance of the input."""
+        ones = operation.weight.get("one")
+        one_input = torch.ones_like(operation.x[:1])
+        axis, channels = operation.channel_axis, operation.x.shape[operation.channel_axis]
+        if ones.shape[1] != channels:
+            counts = operation.forward(one_input, ones, None)
+            return operation.transpose(stabilized_ratio(relevance, counts, self.stabilizer), ones)
+        counts = operation.forward(one_input, ones[:1], None)
+        total = relevance.sum(axis, keepdim=True)
+        spread = operation.transpose(stabilized_ratio(total, counts, self.stabilizer), ones[:1, :1])
+        return spread.expand_as(operation.x)

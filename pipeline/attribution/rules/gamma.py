@@ -1,0 +1,49 @@
+"""The gamma rule (Montavon et al. 2019, section 10.2.3; signed inputs: Andeol et al. 2021): supporting weights grow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..stabilize import stabilized_ratio
+from .linear_operation import LinearOperation, Parts
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """An output above 0 is shared with W + gamma W+ for inputs above 0 and W + gamma W- for inputs below.
+
+    An output below 0 is shared with the two exchanged. gamma = 0 is the epsilon rule without its handling of biases,
+    gamma to infinity the z+ rule.
+    """
+
+    gamma: float = 0.25
+    stabilizer: float = 1e-6
+
+    def __call__(self, operation: LinearOperation, relevance: torch.Tensor) -> torch.Tensor:
+        """Return relevance of the input."""
+        raised = self._strengthened(operation.weight, "positive")
+        lowered = self._strengthened(operation.weight, "negative")
+        found = torch.zeros_like(operation.x)
+        for chosen, for_above, for_below, side in (
+            (operation.output > 0, raised, lowered, "positive"),
+            (operation.output < 0, lowered, raised, "negative"),
+        ):
+            above = operation.x if operation.nonnegative else operation.x.clamp(min=0)
+            z = operation.forward(above, for_above, self._bias(operation, side))
+            if not operation.nonnegative:
+                below = operation.x.clamp(max=0)
+                z = z + operation.forward(below, for_below, None)
+            scaled = stabilized_ratio(relevance * chosen, z, self.stabilizer)
+            found = found + above * operation.transpose(scaled, for_above)
+            if not operation.nonnegative:
+                found = found + below * operation.transpose(scaled, for_below)
+        return found
+
+    def _strengthened(self, parts: Parts, side: str) -> torch.Tensor:
+        return parts.get(f"gamma {self.gamma} {side}", lambda _: parts.tensor + self.gamma * parts.get(side))
+
+    def _bias(self, operation: LinearOperation, side: str) -> torch.Tensor | None:
+        without = operation.bias is None or not operation.keeps_biases
+        return None if without else self._strengthened(operation.bias, side)

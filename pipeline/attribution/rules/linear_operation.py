@@ -1,0 +1,82 @@
+"""A linear map with a bias, as the rules of LRP see it: forwards and transposed, with any weight in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+Part = Callable[[torch.Tensor], torch.Tensor]
+PARTS: dict[str, Part] = {
+    "positive": lambda weight: weight.clamp(min=0),
+    "negative": lambda weight: weight.clamp(max=0),
+    "absolute": torch.abs,
+    "squared": torch.square,
+    "one": torch.ones_like,
+}
+"""What rules make of a weight, by name, so that it is made once for a network whose weights stay."""
+
+
+class Parts:
+    """Parts of a weight or bias; kept when the network is frozen, made anew when it is trained through."""
+
+    def __init__(self, tensor: torch.Tensor, *, keep: bool):
+        self.tensor, self.keep = tensor, keep
+        self._made: dict[str, torch.Tensor] = {}
+
+    def get(self, name: str, make: Part | None = None) -> torch.Tensor:
+        """Return a part by its name in `PARTS`, or as `make` makes it from the whole."""
+        if name in self._made:
+            return self._made[name]
+        part = (make or PARTS[name])(self.tensor)
+        if self.keep:
+            self._made[name] = part
+        return part
+
+
+@dataclass(frozen=True, eq=False)
+class LinearOperation:
+    """One run of a convolution or linear layer, y = x W + b.
+
+    Attributes:
+        x: input.
+        output: y.
+        weight: W and its parts.
+        bias: b and its parts, None where there is none. Shape: one value per output channel.
+        forward: (x, W, b or None) -> x W + b.
+        transpose: (s, W) -> s W^T in the shape of x.
+        channel_axis: axis of y that the bias runs along.
+        nonnegative: whether x is known to hold no negative value.
+        keeps_biases: whether biases take their share of relevance; if not, rules hand it to the inputs.
+        pixel_range: lowest and highest value of x, for rules that need them; they broadcast to x.
+    """
+
+    x: torch.Tensor
+    output: torch.Tensor
+    weight: Parts
+    bias: Parts | None
+    forward: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+    transpose: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    channel_axis: int
+    nonnegative: bool = False
+    keeps_biases: bool = True
+    pixel_range: tuple[torch.Tensor, torch.Tensor] = field(default=(torch.tensor(0.0), torch.tensor(1.0)))
+
+    def bias_part(self, name: str = "") -> torch.Tensor | None:
+        """Return (a part of) the bias `[C]`, None where there is none or biases take no share."""
+        if self.bias is None or not self.keeps_biases:
+            return None
+        return self.bias.get(name) if name else self.bias.tensor
+
+    def raised_bias(self, name: str, amount: float) -> torch.Tensor:
+        """Return a part of the bias with an amount added `[C]`; added in the map, it saves a pass over the output."""
+        if self.bias is None or not self.keeps_biases:
+            return self.weight.get(f"{amount} per output", lambda w: w.new_full(w.shape[:1], amount))
+        return self.bias.get(f"{name} and {amount}", lambda b: PARTS[name](b) + amount)
+
+    def along_channels(self, values: torch.Tensor) -> torch.Tensor:
+        """Return values `[C]` in a shape that broadcasts along the channels of the output."""
+        shape = [1] * self.output.ndim
+        shape[self.channel_axis] = -1
+        return values.view(shape)
