@@ -7,12 +7,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from pipeline.models.build import Affine
-
 ProjectionMode = Literal["position", "pooled"]
 
 
-class Projection(Affine):
+class Projection(nn.Module):
     """Move activations along a unit direction h to their clean value z.
 
     "position": a' = a + (z - h.a) h at every position. "pooled": every position is shifted by the same

@@ -19,10 +19,6 @@ LOCAL_ARCHITECTURES: dict[str, str] = {
 }
 
 
-class Affine(nn.Module):
-    """A module that is affine in its input; relevance goes through it by the epsilon rule."""
-
-
 class Normalize(nn.Module):
     """Subtract channel means and divide by channel deviations."""
 
