@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.attribution import Explainer
+from pipeline.attribution import Composite, Explainer
 from pipeline.concepts.cav import fit_cav
 from pipeline.concepts.features import layer_features
 from pipeline.concepts.projection import unprojected
@@ -22,7 +22,7 @@ def relevance_shares(
     dataset: AuditDataset,
     rows: np.ndarray,
     mask: Callable[[int], np.ndarray],
-    composite: str,
+    composite: Composite,
     device: str,
 ) -> np.ndarray:
     """Return per sample the share of absolute relevance for the true class that lies on the artifact `[len(rows)]`.

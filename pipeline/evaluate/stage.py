@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pipeline.attribution import make_composite
 from pipeline.concepts.cav import Cav, acting_layer
 from pipeline.concepts.corrected import differs, load_corrected
 from pipeline.concepts.features import layer_features
@@ -118,7 +119,7 @@ def _model_metrics(
         without = logits["clean"] if "clean" in logits else logits["asis"]
         metrics.append(flip_rate(name, without, logits["attacked"], config.confidence))
         some = rows[np.linspace(0, len(rows) - 1, min(config.relevance_samples, len(rows))).astype(int)]
-        composite = context.config.precompute.composite
+        composite = make_composite(context.config.precompute.composite, context.config.precompute.rules)
         shares = relevance_shares(model, worlds["attacked"], some, planted, composite, context.device)
         metrics.append(record(name, "attacked", "all", "artifact_relevance", mean_share(shares, **options)))
         for bias in biases:

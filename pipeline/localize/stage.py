@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.attribution import Explainer
+from pipeline.attribution import Explainer, make_composite
 from pipeline.concepts.cav import Cav
 from pipeline.concepts.localization import binarize, blur, concept_heatmaps, dilate
 from pipeline.data.open import open_world
@@ -30,7 +30,8 @@ def run(context: StageContext) -> None:
     dataset = open_world(context)
     store = FeatureStore(context.directory.root / FEATURES)
     model = open_original(context, dataset)
-    explainer = Explainer(model, dataset[0].x[None].to(context.device), context.config.precompute.composite)
+    composite = make_composite(context.config.precompute.composite, context.config.precompute.rules)
+    explainer = Explainer(model, dataset[0].x[None].to(context.device), composite)
     for bias in biases:
         cav = Cav.load(context.directory.root / f"reveal/cavs/{bias.id}.npz")
         _localize(context, dataset, store, explainer, bias, cav)

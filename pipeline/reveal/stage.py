@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.attribution import Explainer
+from pipeline.attribution import Explainer, make_composite
 from pipeline.concepts.cav import Cav
 from pipeline.concepts.localization import binarize, blur, concept_heatmaps
 from pipeline.config.reveal import SprayConfig
@@ -41,7 +41,8 @@ def run(context: StageContext) -> None:
     dataset = open_world(context)
     store = FeatureStore(context.directory.root / FEATURES)
     model = open_original(context, dataset)
-    explainer = Explainer(model, dataset[0].x[None].to(context.device), context.config.precompute.composite)
+    composite = make_composite(context.config.precompute.composite, context.config.precompute.rules)
+    explainer = Explainer(model, dataset[0].x[None].to(context.device), composite)
     settings = Settings(
         layers=cav_layers(store, context.config.reveal.cav.layers),
         pooling=context.config.reveal.cav.pooling,
