@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +16,8 @@ class Batch(NamedTuple):
     """Several samples.
 
     Attributes:
-        x: float32 `[B, C, H, W]`.
-        y: class ids `[B]`.
+        x: float32 `[B, C, H, W]` (or signals `[B, C, T]`).
+        y: class ids `[B]`, or one row per sample that says which classes are present `[B, K]`.
         index: positions in the data set `[B]`.
     """
 
@@ -41,7 +41,7 @@ def _collate(items: list[tuple[int, Sample]]) -> Batch:
     indices, samples = zip(*items, strict=True)
     return Batch(
         torch.stack([sample.x for sample in samples]),
-        torch.tensor([sample.y for sample in samples]),
+        torch.from_numpy(np.array([np.asarray(sample.y) for sample in samples])),
         np.array(indices),
     )
 
@@ -80,12 +80,27 @@ class Batches:
         order = self.indices
         if self.shuffle_seed is not None:
             order = np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(order)
-        return iter(
-            DataLoader(
-                _Items(self.dataset),
-                batch_size=self.batch_size,
-                sampler=order.tolist(),
-                collate_fn=_collate,
-                num_workers=self.workers,
-            )
+        return stream(self.dataset, split_rows(order, self.batch_size), workers=self.workers)
+
+
+def split_rows(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Return the rows of each batch, in order; the last one may be smaller."""
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+def stream(dataset: AuditDataset, batches: Sequence[np.ndarray], *, workers: int = 0) -> Iterator[Batch]:
+    """Return an iterator over the batches that hold the given rows, with one set of worker processes for all of them.
+
+    Args:
+        dataset: where samples come from.
+        batches: the rows of each batch.
+        workers: processes that read samples, each up to two batches ahead; 0 reads in this process.
+    """
+    return iter(
+        DataLoader(
+            _Items(dataset),
+            batch_sampler=[rows.tolist() for rows in batches],
+            collate_fn=_collate,
+            num_workers=workers,
         )
+    )

@@ -1,7 +1,9 @@
-"""Layers found by watching one forward pass: name, order, kind, shape."""
+"""Layers found by watching one forward pass: name, order, kind, shape, channel axis."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +15,9 @@ from .modes import evaluation_mode
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardtanh)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+CHANNELS_FIRST = (*CONVOLUTIONS, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d)
+NORMS_OF_LAST_AXIS = (nn.LayerNorm, nn.RMSNorm)
+SEQUENCES = (nn.Sequential, nn.ModuleList)
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,27 @@ class Layer:
 
     Attributes:
         name: path of the module in the network.
-        kind: "activation" (output of a ReLU or its kin, also of a block that ends in one), "convolution", or "other".
+        kind: "activation" (output of a ReLU or its kin, also of a block that ends in one), "convolution", "block" (one
+            of several modules of the same class in a sequence, whose output is tokens), or "other".
         shape: shape of the output without the batch axis.
+        channel_axis: where the output, batch axis included, has its channels: 1 as in `[N, C, H, W]`, or -1 as in the
+            tokens `[N, T, C]` and `[N, H, W, C]`.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
+    channel_axis: int
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A module that ran, with the tensor that it was given (None if there was none) and the one that it returned."""
+
+    name: str
+    module: nn.Module
+    given: torch.Tensor | None
+    output: torch.Tensor
 
 
 def trace_layers(model: nn.Module, example: torch.Tensor) -> list[Layer]:
@@ -40,33 +59,110 @@ def trace_layers(model: nn.Module, example: torch.Tensor) -> list[Layer]:
         model: any module; hooks are removed afterwards and training flags are kept.
         example: one small batch `[N, ...]`.
     """
-    calls: list[tuple[str, nn.Module, torch.Tensor]] = []
-    handles = [
-        module.register_forward_hook(lambda module, _, output, name=name: calls.append((name, module, output)))
-        for name, module in model.named_modules()
-        if name
-    ]
+    calls: list[_Call] = []
+
+    def watch(name: str):
+        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
+            if isinstance(output, torch.Tensor) and output.ndim >= 2:
+                given = inputs[0] if inputs and isinstance(inputs[0], torch.Tensor) else None
+                calls.append(_Call(name, module, given, output))
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
     try:
         with evaluation_mode(model), torch.no_grad():
             model(example)
     finally:
         for handle in handles:
             handle.remove()
-    return _unique_layers([call for call in calls if isinstance(call[2], torch.Tensor) and call[2].ndim >= 2])
+    return _unique_layers(calls, set(_repeated(model)))
 
 
-def _unique_layers(calls: list[tuple[str, nn.Module, torch.Tensor]]) -> list[Layer]:
-    times = {name: sum(other == name for other, _, _ in calls) for name, _, _ in calls}
-    activated = {id(output) for _, module, output in calls if isinstance(module, ACTIVATIONS)}
-    convolved = {id(output) for _, module, output in calls if isinstance(module, CONVOLUTIONS)}
-    layers, seen = [], set()
-    for name, _, output in calls:
-        if times[name] > 1 or id(output) in seen:
+def _repeated(model: nn.Module) -> Iterator[str]:
+    """Yield the names of modules with parts of their own that stand in a sequence with others of their class."""
+    for path, parent in model.named_modules():
+        if not isinstance(parent, SEQUENCES):
             continue
-        seen.add(id(output))
-        kind = "activation" if id(output) in activated else "convolution" if id(output) in convolved else "other"
-        layers.append(Layer(name, kind, tuple(output.shape[1:])))
+        siblings = Counter(type(child) for child in parent)
+        for name, child in parent.named_children():
+            if siblings[type(child)] > 1 and any(child.children()) and type(child) not in SEQUENCES:
+                yield f"{path}.{name}".lstrip(".")
+
+
+def _unique_layers(calls: list[_Call], repeated: set[str]) -> list[Layer]:
+    times = Counter(call.name for call in calls)
+    axes = _channel_axes(calls)
+    activated = {id(call.output) for call in calls if isinstance(call.module, ACTIVATIONS)}
+    convolved = {id(call.output) for call in calls if isinstance(call.module, CONVOLUTIONS)}
+    blocks = {id(call.output) for call in calls if call.name in repeated}
+    layers, seen = [], set()
+    for call, axis in zip(calls, axes, strict=True):
+        tensor = id(call.output)
+        if times[call.name] > 1 or tensor in seen:
+            continue
+        seen.add(tensor)
+        tokens = axis == -1 and call.output.ndim > 2
+        kind = (
+            "activation" if tensor in activated
+            else "convolution" if tensor in convolved
+            else "block" if tensor in blocks and tokens
+            else "other"
+        )  # fmt: skip
+        layers.append(Layer(call.name, kind, tuple(call.output.shape[1:]), axis))
     return layers
+
+
+def _channel_axes(calls: list[_Call]) -> list[int]:
+    """Return where the output of each call has its channels, 1 or -1.
+
+    Convolutions and linear layers know. A module that moves axes takes the channels along; one that keeps the shape
+    of an input whose channels are known keeps their place; any other has them where the last module that knew had
+    them, for that many axes.
+    """
+    known: dict[int, int] = {}  # outputs are alive in `calls`, so that no two share an id
+    last: dict[int, tuple[int, int]] = {}  # number of axes -> (channel axis, number of channels)
+    axes = []
+    for call in calls:
+        given, output = call.given, call.output
+        before = known.get(id(given))
+        axis = _axis_by_definition(call.module)
+        if axis is None and before is not None:
+            axis = _axis_after_moving(given, output, before)
+        if axis is not None:
+            last[output.ndim] = axis, output.shape[axis]
+        elif before is not None and given.shape == output.shape:
+            axis = before
+        if axis is not None:
+            known.setdefault(id(output), axis)
+        axes.append(known.get(id(output), _inherited(output, last)))
+    return axes
+
+
+def _axis_by_definition(module: nn.Module) -> int | None:
+    if isinstance(module, CHANNELS_FIRST):
+        return 1
+    # Subclasses of LayerNorm may norm images over their channels.
+    if isinstance(module, nn.Linear) or type(module) in NORMS_OF_LAST_AXIS:
+        return -1
+    return None
+
+
+def _axis_after_moving(given: torch.Tensor, output: torch.Tensor, axis: int) -> int | None:
+    """Return where the channels are in a view of `given` with its axes in another order; None for any other output."""
+    if given.data_ptr() != output.data_ptr() or given.ndim != output.ndim or given.stride() == output.stride():
+        return None
+    channels = (given.stride(axis), given.shape[axis])
+    for candidate in (1, -1):
+        if (output.stride(candidate), output.shape[candidate]) == channels:
+            return candidate
+    return None
+
+
+def _inherited(output: torch.Tensor, last: dict[int, tuple[int, int]]) -> int:
+    axis, channels = last.get(output.ndim, (1, 0))
+    moved_back = axis == -1 and output.shape[-1] != channels and output.shape[1] == channels
+    return 1 if moved_back else axis
 
 
 def select_layers(layers: list[Layer], wanted: str | list[str], key: str) -> list[Layer]:
@@ -74,7 +170,8 @@ def select_layers(layers: list[Layer], wanted: str | list[str], key: str) -> lis
 
     Args:
         layers: all layers of the model.
-        wanted: "auto" for every activation and convolution output with channels and positions, or names with wildcards.
+        wanted: "auto" for every activation, convolution and block output with channels and positions, or names with
+            wildcards.
         key: configuration key, for the message.
 
     Raises:

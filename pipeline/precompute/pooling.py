@@ -1,23 +1,52 @@
-"""What is kept of a layer's activation and relevance."""
+"""What is kept of a layer's activation and relevance. Everywhere here channels come first: `[N, C, ...positions]`."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
+
+ADAPTIVE_MEANS = {1: nn.functional.adaptive_avg_pool1d, 2: nn.functional.adaptive_avg_pool2d}
 
 
-def pool_activation(activation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (largest, mean) over positions, both `[N, C]`, of an activation `[N, C, ...]`."""
-    flat = activation.flatten(2) if activation.ndim > 2 else activation[..., None]
-    return flat.amax(2), flat.mean(2)
+def channels_first(values: torch.Tensor, channel_axis: int) -> torch.Tensor:
+    """Return `[N, C, ...positions]`: tokens `[N, T, C]` and `[N, H, W, C]` (channel axis -1) with their axes moved."""
+    return values if channel_axis == 1 else values.movedim(-1, 1)
 
 
-def pool_relevance(relevance: torch.Tensor) -> torch.Tensor:
-    """Return relevance summed over positions `[N, C]`, scaled per sample to a largest magnitude of 1."""
-    flat = relevance.flatten(2).sum(2) if relevance.ndim > 2 else relevance
-    return scale_rows(flat)
+def largest(values: torch.Tensor) -> torch.Tensor:
+    """Return the largest value over positions `[N, C]`."""
+    return values.flatten(2).amax(2) if values.ndim > 2 else values
 
 
-def scale_rows(values: torch.Tensor) -> torch.Tensor:
-    """Divide each sample by its largest magnitude, so that half precision keeps small values; all-zero stays zero."""
-    largest = values.flatten(1).abs().amax(1).clamp(min=1e-30)
-    return values / largest.view(-1, *[1] * (values.ndim - 1))
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """Return the mean over positions `[N, C]`."""
+    return values.flatten(2).mean(2) if values.ndim > 2 else values
+
+
+def total(values: torch.Tensor) -> torch.Tensor:
+    """Return the sum over positions `[N, C]`."""
+    return values.flatten(2).sum(2) if values.ndim > 2 else values
+
+
+POOLINGS = {"max": largest, "mean": mean}
+
+
+def to_grid(values: torch.Tensor, cells: int) -> torch.Tensor:
+    """Return means over a grid of at most `cells` cells along each axis of positions (one or two axes).
+
+    Cells that do not divide an axis evenly overlap by one position, as in adaptive average pooling.
+    """
+    shape = [min(cells, length) for length in values.shape[2:]]
+    return ADAPTIVE_MEANS[len(shape)](values, shape)
+
+
+def scale_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Divide each sample by its largest magnitude, so that half precision keeps small values.
+
+    Returns:
+        Values in [-1, 1] in the shape given, and the largest magnitudes `[N]`; their product is what was given, up to
+        rounding. A sample of zeros stays one, with scale 0.
+    """
+    scale = values.flatten(1).abs().amax(1)
+    divisor = torch.where(scale > 0, scale, 1.0)
+    return values / divisor.view(-1, *[1] * (values.ndim - 1)), scale

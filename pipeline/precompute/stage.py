@@ -1,58 +1,78 @@
-"""One pass over all samples: activations, relevances, heatmaps and logits into `precompute/features.h5`."""
+"""One pass over all samples: activations, relevances, heatmaps and logits into `precompute/features.h5`.
+
+Rows are computed in chunks, each an atomically renamed file that carries the stage's key, so a killed run loses at most
+the chunk at hand. Several processes take a contiguous part of the chunks each, without talking to one another: rank 0
+joins what they leave.
+"""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.attribution import Explainer, health
-from pipeline.data.batches import Batches
+from pipeline.data.batches import Batch, split_rows, stream
 from pipeline.data.open import open_world
 from pipeline.data.worlds import WorldView
+from pipeline.models.build import AuditModel
 from pipeline.models.open import open_original
-from pipeline.models.trace import select_layers, trace_layers
+from pipeline.models.trace import Layer, select_layers, trace_layers
 from pipeline.workspace.features import FEATURES
 from pipeline.workspace.stage import StageContext
 
 from .chunks import ChunkFolder, assemble
-from .pooling import pool_activation, pool_relevance, scale_rows
+from .explain import Plan, explain_batch
+from .seals import break_seal, is_sealed, seal
+from .shards import join, remove_other_shards, shard_path, wait_for_shards
+from .targets import resolve_condition
 
 HEALTH = "precompute/health.json"
 HEALTH_SAMPLES = 32
 
 
 def run(context: StageContext) -> None:
-    """Check the attribution's health, then compute what is missing chunk by chunk, then assemble the store."""
-    config = context.config.precompute
+    """Compute this process's part of the rows; rank 0 also checks the attribution's health and finishes the store."""
+    config, rank = context.config.precompute, context.rank
+    folder = context.directory.folder("precompute")
     dataset = open_world(context)
+    conditions = {text: resolve_condition(text, dataset.classes) for text in config.conditions}
     model = open_original(context, dataset)
     example = torch.stack([dataset[index].x for index in range(2)]).to(context.device)
     layers = select_layers(trace_layers(model, example), config.layers, "precompute.layers")
-    _check_health(context, dataset, model)
+    if rank.number == 0:
+        _check_health(context, dataset, model)
 
-    folder = context.directory.folder("precompute")
     chunks = ChunkFolder(folder / "chunks", context.key, len(dataset), config.chunk_rows)
-    explainer = Explainer(model, example, config.composite)
-    missing = chunks.missing()
-    done = len(list(chunks)) - len(missing)
-    if done:
-        context.reporter.say(f"    {done} chunks are there from an interrupted run; {len(missing)} to go")
-    names = [layer.name for layer in layers]
-    for number, rows in context.reporter.track(missing, "activations and relevances"):
-        chunks.write(number, _explain_rows(context, dataset, explainer, names, rows))
+    target = context.directory.root / FEATURES if rank.of == 1 else shard_path(folder, rank.number, rank.of)
+    kinds = {layer.name: layer.kind for layer in layers}
     attributes = {"composite": config.composite, "arch": model.arch, "key": context.key}
-    assemble(context.directory.root / FEATURES, chunks, {layer.name: layer.kind for layer in layers}, attributes)
-    shutil.rmtree(folder / "chunks")
-    context.notes["layers"] = names
-    context.reporter.say(f"    {len(dataset)} samples, {len(names)} layers, conditions {', '.join(config.conditions)}")
+    own = chunks.part(rank.number, rank.of)
+    if len(own) and not is_sealed(target, context.key):
+        break_seal(target)
+        explainer = Explainer(model, example, config.composite, rules=config.rules)
+        plan = Plan({layer.name: layer.channel_axis for layer in layers}, conditions, config)
+        _compute(context, dataset, explainer, plan, own)
+        assemble(target, own, kinds, attributes)
+        seal(target, context.key)
+    if rank.number == 0:
+        shards = []
+        if rank.of > 1:
+            shards = wait_for_shards(folder, chunks, rank.of, config.patience_minutes, context.reporter)
+            break_seal(context.directory.root / FEATURES)
+            join(context.directory.root / FEATURES, shards, kinds, attributes)
+        _clean(folder, shards)
+        _report(context, dataset, layers)
 
 
-def _check_health(context: StageContext, dataset: WorldView, model) -> None:
+def _check_health(context: StageContext, dataset: WorldView, model: AuditModel) -> None:
     rows = np.linspace(0, len(dataset) - 1, min(HEALTH_SAMPLES, len(dataset))).astype(int)
     samples = torch.stack([dataset[int(index)].x for index in rows]).to(context.device)
-    record = health(model, samples, composite=context.config.precompute.composite, arch=model.arch)
+    config = context.config.precompute
+    record = health(model, samples, composite=config.composite, arch=model.arch, rules=config.rules)
     context.directory.write_record(HEALTH, record)
     context.reporter.say(
         f"    attribution health: conservation {record.conservation:.3f} (ideal 1), bias share "
@@ -62,51 +82,48 @@ def _check_health(context: StageContext, dataset: WorldView, model) -> None:
         context.reporter.say(f"    WARNING: {record.warning}")
 
 
-def _explain_rows(
-    context: StageContext, dataset: WorldView, explainer: Explainer, layers: list[str], rows: np.ndarray
-) -> dict[str, np.ndarray]:
-    config = context.config.precompute
-    parts: dict[str, list[np.ndarray]] = {}
-    for batch in Batches(dataset, rows, config.batch_size, workers=config.workers):
-        for name, array in _explain_batch(
-            explainer, batch.x.to(context.device), batch.y, layers, config.conditions
-        ).items():
-            parts.setdefault(name, []).append(array)
-    arrays = {name: np.concatenate(values) for name, values in parts.items()}
-    table = dataset.table.iloc[rows]
-    return arrays | {"labels": table["label"].to_numpy(np.int64), "ids": table["id"].to_numpy().astype(str)}
+def _compute(context: StageContext, dataset: WorldView, explainer: Explainer, plan: Plan, chunks: ChunkFolder) -> None:
+    """Compute the missing chunks in one pass of the data loader; batches end where chunks end."""
+    missing, who = chunks.missing(), "" if context.rank.of == 1 else f"{context.rank}: "
+    if len(missing) < len(chunks):
+        done = len(chunks) - len(missing)
+        context.reporter.say(f"    {who}{done} chunks are there from an interrupted run; {len(missing)} to go")
+    batches = stream(
+        dataset,
+        [batch for _, rows in missing for batch in split_rows(rows, plan.config.batch_size)],
+        workers=plan.config.workers,
+    )
+    for number, rows in context.reporter.track(missing, f"{who}activations and relevances"):
+        ids = {"ids": dataset.table["id"].iloc[rows].to_numpy().astype(str)}
+        # No name for the arrays: they would stay in memory while the next chunk is computed.
+        chunks.write(number, explain_rows(explainer, batches, len(rows), plan, context.device) | ids)
 
 
-def _explain_batch(
-    explainer: Explainer, x: torch.Tensor, labels: torch.Tensor, layers: list[str], conditions: list[str]
+def explain_rows(
+    explainer: Explainer, batches: Iterator[Batch], count: int, plan: Plan, device: str
 ) -> dict[str, np.ndarray]:
-    """Explain the labels and, where they differ, the predictions; equal targets are explained once."""
-    first = explainer.attribute(x, labels.to(x.device), layers=layers)
-    arrays = {"logits": first.logits.cpu().numpy()}
-    for name, activation in first.activations.items():
-        largest, mean = pool_activation(activation)
-        arrays[f"layers/{name}/activation_max"] = _half(largest)
-        arrays[f"layers/{name}/activation_mean"] = _half(mean)
-    explained = {"heatmaps": scale_rows(first.heatmap)}
-    explained |= {f"layers/{name}/relevance": pool_relevance(value) for name, value in first.relevances.items()}
-    if "label" in conditions:
-        arrays |= {_condition(name, "label"): _half(value) for name, value in explained.items()}
-    if "predicted" in conditions:
-        wrong = torch.nonzero(first.logits.argmax(1).cpu() != labels).flatten().to(x.device)
-        if len(wrong):
-            second = explainer.attribute(x[wrong], first.logits[wrong].argmax(1), layers=layers)
-            replaced = {"heatmaps": scale_rows(second.heatmap)}
-            replaced |= {f"layers/{name}/relevance": pool_relevance(value) for name, value in second.relevances.items()}
-            explained = {name: value.index_copy(0, wrong, replaced[name]) for name, value in explained.items()}
-        arrays |= {_condition(name, "predicted"): _half(value) for name, value in explained.items()}
+    """Take as many batches as hold `count` rows; return place in the store -> array `[count, ...]`."""
+    arrays: dict[str, np.ndarray] = {}
+    done = 0
+    while done < count:
+        batch = next(batches)
+        until = done + len(batch.index)
+        for name, values in explain_batch(explainer, batch.x.to(device), batch.y, plan).items():
+            if name not in arrays:
+                arrays[name] = np.empty((count, *values.shape[1:]), values.dtype)
+            arrays[name][done:until] = values
+        done = until
     return arrays
 
 
-def _condition(name: str, condition: str) -> str:
-    return f"heatmaps/{condition}" if name == "heatmaps" else f"{name}_{condition}"
+def _clean(folder: Path, shards: list[Path]) -> None:
+    """Remove what the finished store does not need."""
+    if (folder / "chunks").exists():
+        shutil.rmtree(folder / "chunks")
+    remove_other_shards(shards, folder)
 
 
-def _half(values: torch.Tensor) -> np.ndarray:
-    # beyond the range of half precision the largest value stands for what it cannot hold
-    most = torch.finfo(torch.float16).max
-    return values.clamp(-most, most).cpu().numpy().astype(np.float16)
+def _report(context: StageContext, dataset: WorldView, layers: list[Layer]) -> None:
+    config = context.config.precompute
+    context.notes["layers"] = [layer.name for layer in layers]
+    context.reporter.say(f"    {len(dataset)} samples, {len(layers)} layers, conditions {', '.join(config.conditions)}")

@@ -122,16 +122,22 @@ def _guarded(stage: str, arguments: argparse.Namespace, command: str) -> int:
 
 def _execute(stage: str, arguments: argparse.Namespace, command: str) -> None:
     from pipeline.config import load_config
-    from pipeline.workspace.progress import make_reporter
+    from pipeline.workspace.progress import PlainReporter, make_reporter
+
+    from . import ranks, runner
 
     config = load_config(arguments.config, arguments.overrides)
-    reporter = make_reporter()
+    rank = ranks.rank_from_environment(os.environ)
+    # One terminal shows the bars of one process only.
+    reporter = make_reporter() if rank.of == 1 else PlainReporter()
     if getattr(arguments, "status", False):
-        return _print_status(config, reporter)
-    from . import runner
-
+        return None if rank.number else _print_status(config, reporter)
+    if arguments.force:
+        ranks.refuse_force(config, stage, rank)
+    if rank.number > 0:
+        return ranks.take_part(config, stage, rank, reporter, arguments.device)
     context = runner.run_stages(
-        config, stage, force=arguments.force, reporter=reporter, device=arguments.device, command=command
+        config, stage, force=arguments.force, reporter=reporter, device=arguments.device, command=command, rank=rank
     )
     if stage not in GATED:
         return reporter.say(f"results: {context.directory.folder(stage)}")

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from pipeline.workspace.stage import StageSpec
 
 State = Literal["fresh", "stale", "missing", "failed"]
-VOLATILE = ("data.cache_megabytes", "data.root", "precompute.workers", "model.checkpoint")
+VOLATILE = (
+    "data.cache_megabytes",
+    "data.root",
+    "precompute.workers",
+    "precompute.patience_minutes",
+    "model.checkpoint",
+)
 """Keys without influence on results, or whose content is hashed instead: files of the data, and of the checkpoint."""
 LIBRARIES = ("torch", "zennit")
 SHIPPED_ARCHITECTURES = ("torchvision", "timm", "local")

@@ -19,12 +19,13 @@ from pipeline.workspace.atomic import write_text
 from pipeline.workspace.directory import RunDirectory
 from pipeline.workspace.manifest import StageEntry
 from pipeline.workspace.progress import Reporter, SilentReporter
+from pipeline.workspace.rank import Rank
 from pipeline.workspace.records import Audit
 from pipeline.workspace.stage import StageContext, StageSpec
 
 from .fingerprint import dataset_entry
 from .freshness import Facts, Freshness, assess, assess_all, read_facts
-from .stages import ALL, STAGES, required
+from .stages import ALL, SHARED, STAGES, required
 
 if TYPE_CHECKING:
     from pipeline.workspace.manifest import Manifest
@@ -42,6 +43,7 @@ def run_stages(
     reporter: Reporter | None = None,
     device: str | None = None,
     command: str = "",
+    rank: Rank | None = None,
 ) -> StageContext:
     """Run a stage, and before it all that it needs and lacks; with "run", run all.
 
@@ -52,6 +54,7 @@ def run_stages(
         reporter: where progress is shown.
         device: auto, cpu or cuda; default: what the configuration says.
         command: recorded in the manifest.
+        rank: this process, number 0, and how many share the named stage, if it can be shared; see `pipeline.run.ranks`.
 
     Raises:
         BusyError: another process works in the run directory.
@@ -60,10 +63,12 @@ def run_stages(
     chain = required(until)
     context = StageContext(config, run_directory(config), device="", reporter=reporter or SilentReporter())
     directory = context.directory
+    if until in SHARED:
+        context.rank = rank or Rank()
     with directory.lock():
         write_text(directory.root / "config.yaml", dump_config(config))
         manifest = directory.manifest()
-        fingerprint = _read_fingerprint(context, manifest)
+        fingerprint = read_fingerprint(context, manifest)
         judged: dict[str, Freshness] = {}
         for spec in chain:
             freshness = assess(spec, read_facts(config, directory, fingerprint), manifest, directory, judged)
@@ -73,7 +78,7 @@ def run_stages(
             else:
                 context.reporter.say(f"{spec.name}: {_reason(freshness, forced)}; running")
                 # Only now, because it imports torch.
-                context.device = context.device or resolve_device(device or config.device)
+                context.device = context.device or device_of(context.rank, resolve_device(device or config.device))
                 _run_stage(spec, freshness, context, manifest, forced, command)
             judged[spec.name] = Freshness(spec.name, "fresh", "", freshness.parts)
     return context
@@ -100,7 +105,7 @@ def status(config: Config, reporter: Reporter | None = None) -> list[Freshness]:
     context = StageContext(config, run_directory(config), device="", reporter=reporter or SilentReporter())
     manifest = context.directory.manifest()
     # Before the first training there is nothing to compare the data with.
-    fingerprint = _read_fingerprint(context, manifest, save=False) if "train" in manifest.stages else ""
+    fingerprint = read_fingerprint(context, manifest, save=False) if "train" in manifest.stages else ""
     facts: Facts = read_facts(config, context.directory, fingerprint)
     return assess_all(STAGES, facts, manifest, context.directory)
 
@@ -140,7 +145,33 @@ def resolve_device(wanted: str) -> str:
     return "cuda" if available else "cpu"
 
 
-def _read_fingerprint(context: StageContext, manifest: Manifest, save: bool = True) -> str:
+def device_of(rank: Rank, device: str) -> str:
+    """Return the device of one of several processes: on cuda, each on a machine has a GPU of its own.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes on this machine.
+    """
+    if device != "cuda" or rank.of == 1:
+        return device
+    import torch
+
+    count = torch.cuda.device_count()
+    if rank.local >= count:
+        raise ConfigError(
+            f"process {rank.local} of this machine has no GPU: there are {count}. Start torchrun with "
+            f"--nproc-per-node {count}, or use --device cpu."
+        )
+    return f"cuda:{rank.local}"
+
+
+def read_fingerprint(context: StageContext, manifest: Manifest, save: bool = True) -> str:
+    """Return the fingerprint of the data set, which is read only if its files have changed since it was.
+
+    Args:
+        context: the run; a data set that is read is remembered in its memo.
+        manifest: what is known from the last time.
+        save: write what was found into the manifest.
+    """
     config = context.config
 
     def load() -> Any:

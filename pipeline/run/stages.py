@@ -21,7 +21,7 @@ STAGES: tuple[StageSpec, ...] = (
         sections=("precompute",),
         needs=("train",),
         rooms=("precompute", "attribution"),
-        keeps=("chunks",),
+        keeps=("chunks", "shards", "features.*"),
     ),
     StageSpec(
         name="reveal",
@@ -64,6 +64,8 @@ STAGE_NAMES = tuple(spec.name for spec in STAGES)
 ALL = "run"
 """The command that runs all stages."""
 ALL_SUMMARY = "all stages in order: the audit"
+SHARED = ("precompute",)
+"""Stages whose work several processes share when their own command is started by torchrun."""
 READ_VERDICTS = ("reveal", "report")
 """Stages whose results depend on people's verdicts in `annotations.json`."""
 GATED = (ALL, "report")

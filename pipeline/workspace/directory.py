@@ -7,9 +7,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
+from stat import S_ISDIR
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -70,6 +71,8 @@ class RunDirectory:
             handle = open(self.root / ".lock", "a+")  # noqa: SIM115 - closed below, in the `with`
         except OSError as error:
             raise StoreError(f"cannot write in {self.root} ({error.strerror}). Choose another output_dir.") from error
+        # Workers of a data loader would else hold the lock for seconds after this process was killed.
+        os.register_at_fork(after_in_child=handle.close)
         with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,8 +96,14 @@ class RunDirectory:
 
     def written(self, stage: str) -> dict[Path, tuple[int, int]]:
         """Return every file below the stage's folder with what changes when it is written: inode and time of change."""
-        files = [path for path in self.folder(stage).rglob("*") if path.is_symlink() or not path.is_dir()]
-        return {path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in files}
+        found = {}
+        for path in self.folder(stage).rglob("*"):
+            # Another process that shares the stage may rename its temporary file meanwhile.
+            with suppress(FileNotFoundError):
+                state = path.lstat()
+                if not S_ISDIR(state.st_mode):
+                    found[path] = state.st_ino, state.st_mtime_ns
+        return found
 
     def clear_old(self, stage: str, before: dict[Path, tuple[int, int]], keep: tuple[str, ...] = ()) -> None:
         """Remove the files that have not been written since `before`, and folders that are empty then.

@@ -138,6 +138,7 @@ class LayerHealth(Record):
     layer: str
     conservation: float = Field(description="sum of relevance / explained logit, without bias terms; ideal 1")
     finite: bool
+    on_all_paths: bool = Field(True, description="whether all relevance passes it; if not, the ideal is no figure")
 
 
 class Health(Record):
@@ -145,11 +146,15 @@ class Health(Record):
 
     composite: str
     arch: str
-    conservation: float = Field(description="at the input; ideal 1")
+    conservation: float = Field(description="at the input, median over samples; ideal 1")
+    worst_sample: float | None = Field(None, description="conservation of the sample farthest from 1; null: none")
+    skipped: int = Field(0, description="samples left out because their explained logit is near 0")
     bias_share: float = Field(description="share of the explained logit that biases absorb when they are not left out")
     finite: bool
     healthy: bool
     layers: list[LayerHealth]
+    weakest_layer: str = Field("", description="of the layers on all paths the one farthest from 1")
+    without_rule: list[str] = Field([], description="functions of the model that are explained as if linear")
     warning: str = ""
 
 

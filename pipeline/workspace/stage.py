@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .progress import Reporter, SilentReporter
+from .rank import Rank
 
 if TYPE_CHECKING:
     from pipeline.config.schema import Config
@@ -47,6 +48,7 @@ class StageContext:
         key: hash of everything that the running stage depends on.
         unit_key: the same without the stage's own section, for results that a stage keeps one by one.
         notes: facts that the stage leaves in the manifest.
+        rank: which of the processes that share the stage this one is.
     """
 
     config: Config
@@ -57,6 +59,7 @@ class StageContext:
     unit_key: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict)
+    rank: Rank = Rank()
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """Return the value made earlier in this process under this name, or make it."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.batches import Batches
+from pipeline.data.batches import Batches, split_rows, stream
 
 
 def visited(batches: Batches) -> list[int]:
@@ -48,3 +48,28 @@ def test_the_order_does_not_depend_on_the_global_generator(small_dataset):
         np.random.seed(seed)  # noqa: NPY002
         orders.append(visited(Batches(small_dataset(), np.arange(30), 8, shuffle_seed=0)))
     assert orders[0] == orders[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_yields_the_batches_that_were_asked_for(small_dataset, workers):
+    wanted = [np.array([4, 1]), np.array([9]), np.array([4, 5, 6])]
+    found = list(stream(small_dataset(), wanted, workers=workers))
+    assert [batch.index.tolist() for batch in found] == [rows.tolist() for rows in wanted]
+
+
+def test_rows_are_split_in_order_the_last_part_smaller():
+    assert [part.tolist() for part in split_rows(np.array([5, 3, 8, 1, 2]), 2)] == [[5, 3], [8, 1], [2]]
+    assert split_rows(np.array([], dtype=int), 2) == []
+
+
+@pytest.mark.parametrize("make", [np.array, torch.tensor, list], ids=["numpy", "torch", "list"])
+def test_several_labels_are_stacked_as_rows(small_dataset, make):
+    class SeveralLabels(type(small_dataset())):
+        def __getitem__(self, index):
+            return super().__getitem__(index)._replace(y=make([index % 2, 0, 1]))
+
+    dataset = small_dataset()
+    dataset.__class__ = SeveralLabels
+    (batch,) = Batches(dataset, np.array([2, 3, 5]), 4)
+    assert batch.y.tolist() == [[0, 0, 1], [1, 0, 1], [1, 0, 1]]
+    assert batch.y.dtype == torch.int64

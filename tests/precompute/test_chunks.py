@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import h5py
 import numpy as np
 import pytest
 
+from pipeline.errors import StoreError
 from pipeline.precompute.chunks import ChunkFolder, assemble
 
 TOTAL, SIZE = 10, 4
@@ -83,7 +87,7 @@ def test_the_store_holds_all_rows_in_order_and_says_that_it_is_complete(fill, va
 def test_a_store_that_cannot_be_finished_does_not_appear(fill, tmp_path):
     chunks, _ = fill()
     chunks._path(1).unlink()
-    with pytest.raises(AttributeError):
+    with pytest.raises(StoreError, match="chunk 1 below .* vanished"):
         assemble(tmp_path / "features.h5", chunks, {"a.b": "convolution"}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["chunks"]
 
@@ -95,3 +99,50 @@ def test_equal_features_are_equal_bytes(fill, tmp_path):
     assert (tmp_path / "first.h5").read_bytes() == (tmp_path / "second.h5").read_bytes()
     with h5py.File(tmp_path / "first.h5") as file:
         assert file["layers/a.b/activation_max"].compression == "gzip"
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 5])
+def test_parts_are_contiguous_and_hold_every_chunk_once(fill, of):
+    chunks, _ = fill()
+    parts = [chunks.part(number, of) for number in range(of)]
+    assert [number for part in parts for number, _ in part] == [0, 1, 2]
+    assert [row for part in parts for row in part.rows] == list(range(TOTAL))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_part_is_assembled_from_its_own_rows(fill, values, tmp_path):
+    chunks, _ = fill()
+    part = chunks.part(1, 2)
+    assert part.rows == range(4, 10) and part.written() == 2
+    assemble(tmp_path / "shard.h5", part, {"a.b": "block"}, {})
+    with h5py.File(tmp_path / "shard.h5") as file:
+        assert np.array_equal(file["layers/a.b/activation_max"][()], values[4:])
+        assert file["labels"][()].tolist() == list(range(4, 10))
+
+
+def test_memory_holds_one_chunk_while_all_are_assembled(fill, tmp_path, monkeypatch):
+    chunks, _ = fill()
+    read, alive = chunks.read, []
+
+    class Watched(dict):
+        """A dict that can be watched."""
+
+    def watched(number, rows):
+        gc.collect()
+        assert all(each() is None for each in alive)
+        found = Watched(read(number, rows))
+        alive.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(chunks, "read", watched)
+    assemble(tmp_path / "features.h5", chunks, {"a.b": "activation"}, {})
+    assert len(alive) == 3
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((512,), 32), ((64,), 256), ((112, 112), 1), ((512, 7, 7), 1)], ids=str)
+def test_few_small_rows_or_one_large_row_make_an_hdf5_chunk(tmp_path, shape, rows):
+    chunks = ChunkFolder(tmp_path / "chunks", "key", 300, 300)
+    chunks.write(0, {"layers/a/x": np.zeros((300, *shape), np.float16)})
+    assemble(tmp_path / "features.h5", chunks, {"a": "activation"}, {})
+    with h5py.File(tmp_path / "features.h5") as file:
+        assert file["layers/a/x"].chunks == (rows, *shape)

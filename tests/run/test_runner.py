@@ -158,12 +158,13 @@ def test_force_runs_the_named_stage_or_all(fake, make_config):
 
 def test_folder_is_cleared_but_for_what_the_stage_keeps(fake, make_config):
     folder = run_stages(make_config(), "run").directory.folder
-    left = [folder("mitigate") / "rrr", folder("precompute") / "chunks", folder("train") / "training_state.pt"]
+    left = [folder("mitigate") / "rrr", folder("train") / "training_state.pt"]
+    left += [folder("precompute") / name for name in ("chunks", "shards", "features.h5", "features.seal.json")]
     gone = [folder("reveal") / "old.png", folder("train") / "old.pt"]
     for path in left + gone:
         path.write_text("")
     run_stages(make_config("seed=4"), "run")
-    assert [path.exists() for path in left + gone] == [True] * 3 + [False] * 2
+    assert [path.exists() for path in left + gone] == [True] * 6 + [False] * 2
     run_stages(make_config("seed=4"), "run", force=True)
     assert not any(path.exists() for path in left + gone)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,31 @@ def test_two_processes_cannot_hold_the_lock(run):
         holder.communicate()
     with run.lock():
         assert (run.root / ".lock").read_text() == str(os.getpid())
+
+
+def test_lock_does_not_outlive_its_holder_in_a_process_that_it_forked(run):
+    """As workers of a data loader do, which notice only after seconds that their parent was killed."""
+    code = (
+        "import os, sys, time; from pipeline.workspace.directory import RunDirectory\n"
+        "with RunDirectory(sys.argv[1]).lock():\n"
+        "    child = os.fork()\n"
+        "    None if child else print(os.getpid(), flush=True)\n"
+        "    time.sleep(60)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(run.root)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
+    child = int(holder.stdout.readline())
+    try:
+        with pytest.raises(BusyError), run.lock():
+            pass
+        holder.kill()
+        holder.wait()
+        with run.lock():
+            os.kill(child, 0)  # still there
+    finally:
+        os.kill(child, signal.SIGKILL)
+        holder.stdout.close()
 
 
 def test_lock_is_released_when_the_block_fails(run):
@@ -183,3 +209,16 @@ def test_writing_is_atomic(run):
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert (run.root / "reveal" / "findings.json").read_text() == "0123456789"
+
+
+def test_files_that_vanish_while_they_are_listed_are_left_out(run, monkeypatch):
+    """Another process that shares the stage renames its temporary files."""
+    lstat = Path.lstat
+
+    def vanished(path):
+        if path.name == "findings.json":
+            path.unlink()
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", vanished)
+    assert [path.name for path in run.written("reveal")] == ["bias.npz"]

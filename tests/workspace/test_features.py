@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import os
+
 import h5py
 import numpy as np
 import pytest
 from tiny import write_store
 
 from pipeline.errors import StoreError
-from pipeline.workspace.features import FeatureStore
+from pipeline.workspace.features import FeatureStore, _read_rows
 
 COUNT = 150
 
@@ -42,6 +44,46 @@ def test_rows_are_returned_as_asked_for(store, values, rows):
     assert np.array_equal(store.heatmaps("label", rows), store.heatmaps("label")[rows])
 
 
+def test_near_rows_are_read_together_and_distant_ones_apart(tmp_path):
+    """Rows of 64 KB: only neighbours are near, and all 600 take several slabs."""
+    values = np.repeat(np.arange(600, dtype=np.float16), 2**15).reshape(600, 2**15)
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=values, chunks=(1, 2**15))
+        reads = []
+
+        class Counted:
+            dtype, shape = file["x"].dtype, file["x"].shape
+
+            def __getitem__(self, rows):
+                reads.append((rows.start, rows.stop))
+                return file["x"][rows]
+
+        rows = np.array([8, 590, 0, 9, 1, 8])
+        assert np.array_equal(_read_rows(Counted(), rows), values[rows])
+        assert reads == [(0, 2), (8, 10), (590, 591)]
+        reads.clear()
+        assert np.array_equal(_read_rows(Counted(), np.arange(600)), values)
+        assert max(stop - start for start, stop in reads) * 2**16 <= 2**24
+
+
+def test_a_row_that_is_not_there_is_an_error(store):
+    for row in (COUNT, -1):
+        with pytest.raises(IndexError):
+            store.heatmaps("label", np.array([0, row]))
+
+
+def test_the_store_is_read_by_processes_that_were_forked_from_one_that_read_it(store, values):
+    store.activations("a")
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        ok = np.array_equal(store.activations("a", rows=np.array([7])), values[[7]].astype(np.float32))
+        os.write(write, b"same" if ok else b"other")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 10) == b"same"
+
+
 def test_a_missing_store_names_the_file_and_the_next_step(tmp_path):
     with pytest.raises(StoreError, match=r"features\.h5 cannot be used: it is missing. Start precompute again"):
         FeatureStore(tmp_path / "features.h5")
@@ -55,7 +97,7 @@ def test_a_truncated_store_names_the_file_and_the_next_step(store, share):
         FeatureStore(store.path)
 
 
-@pytest.mark.parametrize("change", [{"complete": False}, {"version": 99}])
+@pytest.mark.parametrize("change", [{"complete": False}, {"version": 1}, {"version": 99}])
 def test_an_incomplete_store_or_one_of_another_version_is_refused(store, change):
     with h5py.File(store.path, "a") as file:
         file.attrs.update(change)
