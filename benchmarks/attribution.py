@@ -115,6 +115,11 @@ def pool(values: torch.Tensor) -> Pooled:
     return Pooled(total, values.amax(positions), total / values[0, 0].numel())
 
 
+def keep(layer: str, values: torch.Tensor) -> Pooled:
+    """Pool a layer's values as soon as they are there."""
+    return pool(values)
+
+
 def pool_all(values: dict[str, torch.Tensor]) -> dict[str, Pooled]:
     return {name: pool(value) for name, value in values.items()}
 
@@ -213,7 +218,7 @@ def prepare_ours(problem: Problem) -> Run:
     explainer = Explainer(problem.model, problem.images[:2], COMPOSITE)
 
     def run(images: torch.Tensor, targets: torch.Tensor) -> Explained:
-        found = explainer.attribute(images, targets, layers=problem.layers, keep_activation=pool, keep_relevance=pool)
+        found = explainer.attribute(images, targets, layers=problem.layers, keep_activation=keep, keep_relevance=keep)
         return Explained(found.heatmap, found.activations, found.relevances)
 
     return run
@@ -227,7 +232,7 @@ def prepare_ours_last_block(problem: Problem) -> Run:
 
     def run(images: torch.Tensor, targets: torch.Tensor) -> Explained:
         found = explainer.attribute(
-            images, targets, layers=layers, at_input=False, keep_activation=pool, keep_relevance=pool
+            images, targets, layers=layers, at_input=False, keep_activation=keep, keep_relevance=keep
         )
         return Explained(None, found.activations, found.relevances)
 

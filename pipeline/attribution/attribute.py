@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,13 +27,21 @@ if TYPE_CHECKING:
     from .rules import Rule
 
 TOLERANCE = 1e-3
-"""Largest change of a logit by folding, as a share of the largest logit; rounding stays far below, mistakes above."""
+"""Largest change of a logit while it is followed, as a share of the largest; rounding stays below, mistakes above.
+
+Half precision rounds more, and is allowed more.
+"""
 
 
-Keep = Callable[[torch.Tensor], Any]
+Keep = Callable[[str, torch.Tensor], Any]
+"""Takes the name of a layer and its values, returns what is kept of them."""
 
 
-def unchanged(values: torch.Tensor) -> torch.Tensor:
+Condition = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
+"""What relevance is multiplied with on its way through a layer, or a function of it."""
+
+
+def unchanged(layer: str, values: torch.Tensor) -> torch.Tensor:
     """Keep values as they are."""
     return values
 
@@ -105,6 +114,7 @@ class Explainer:
         start: Start = "logit",
         start_layer: str | None = None,
         start_relevance: StartRelevance = None,
+        conditions: Mapping[str, Condition] | None = None,
         at_input: bool = True,
         keep_activation: Keep = unchanged,
         keep_relevance: Keep = unchanged,
@@ -113,15 +123,21 @@ class Explainer:
         """Return relevance at the input and at the outputs of `layers`; see `attribute`.
 
         Args:
+            conditions: layer -> what relevance on its way through it is multiplied with, such as a mask of channels
+                `[C, 1, 1]`, or a function of it: only that part goes on (concept relevance; Achtibat et al. 2023).
+                Relevance that is returned for such a layer is what goes on.
             at_input: whether relevance at the input is wanted; without, the way back ends at the lowest layer.
-            keep_activation, keep_relevance: what is kept of every layer, such as its largest value per channel; applied
-                as soon as a layer's values are there, so that maps of all layers never lie in memory together.
+            keep_activation, keep_relevance: what is kept of every layer, given its name and values, such as the largest
+                value per channel; called as soon as they are there, so that maps of all layers never lie in memory
+                together.
         """
         if not self._holds_the_same_tensors():
             self._watch(x[:2])
+        conditions = conditions or {}
         tape = self._tape(keep=not create_graph)
         nodes: dict[str, Node] = {}
         activations: dict[str, torch.Tensor] = {}
+        zeros: dict[str, torch.Tensor] = {}
         begins: dict[str, torch.Tensor] = {}
 
         def visit(name: str, output: torch.Tensor) -> None:
@@ -131,11 +147,10 @@ class Explainer:
                 if name == start_layer:
                     begins[name] = activation
                 if name in layers:
-                    activations[name] = keep_activation(activation)
-                    shapes[name] = activation.new_zeros(()).expand_as(activation)
+                    activations[name] = keep_activation(name, activation)
+                    zeros[name] = activation.new_zeros(()).expand_as(activation)
 
-        shapes: dict[str, torch.Tensor] = {}
-        recorded = [*layers, *([start_layer] if start_layer else [])]
+        recorded = [*layers, *conditions, *([start_layer] if start_layer else [])]
         with evaluation_mode(self.model), torch.set_grad_enabled(create_graph):
             place = self._place(x, create_graph)
             pixels = tape.leaf(place, wanted=at_input)
@@ -145,10 +160,13 @@ class Explainer:
                 begin, seed = _node_of_logits(tape, logits), start_weights(logits, target, start)
             else:
                 begin, seed = nodes[start_layer], start_at(begins.pop(start_layer), start_relevance)
-            wanted = {nodes[name]: keep_relevance for name in layers} | ({pixels: unchanged} if at_input else {})
-            found = tape.propagate({begin: seed}, wanted)
+            wanted = {nodes[name]: partial(keep_relevance, name) for name in layers}
+            wanted |= {pixels: partial(unchanged, "")} if at_input else {}
+            filters = {nodes[name]: _as_filter(condition) for name, condition in conditions.items()}
+            found = tape.propagate({begin: seed}, wanted, filters)
+            none = {name: zero for name, zero in zeros.items() if nodes[name] not in found}
             relevances = {
-                name: found[nodes[name]] if nodes[name] in found else keep_relevance(shapes[name]) for name in layers
+                name: keep_relevance(name, none[name]) if name in none else found[nodes[name]] for name in layers
             }
             relevance = found.get(pixels, torch.zeros_like(place)) if at_input else None
         return Attribution(relevance, logits, relevances, activations)
@@ -237,6 +255,10 @@ def _require_layers(rules: Mapping[str, object], names: Iterable[str]) -> None:
             )
 
 
+def _as_filter(condition: Condition) -> Callable[[torch.Tensor], torch.Tensor]:
+    return condition if callable(condition) else lambda relevance: relevance * condition.to(relevance)
+
+
 def _node_of_logits(tape: Tape, logits: torch.Tensor) -> Node:
     node = tape.node(logits)
     if node is None:
@@ -248,7 +270,8 @@ def _node_of_logits(tape: Tape, logits: torch.Tensor) -> Node:
 
 
 def _same(logits: torch.Tensor, expected: torch.Tensor) -> bool:
-    return bool((logits - expected).abs().max() <= TOLERANCE * expected.abs().max())
+    tolerance = max(TOLERANCE, 30 * torch.finfo(expected.dtype).eps)
+    return bool((logits - expected).abs().max() <= tolerance * expected.abs().max())
 
 
 def attribute(
@@ -261,6 +284,7 @@ def attribute(
     start: Start = "logit",
     start_layer: str | None = None,
     start_relevance: StartRelevance = None,
+    conditions: Mapping[str, Condition] | None = None,
     create_graph: bool = False,
     rules: Mapping[str, str | Rule] | None = None,
     **parameters,
@@ -281,6 +305,7 @@ def attribute(
             "contrast" (the class against all others; Iwana et al. 2019).
         start_layer: start inside the network instead of at the logits.
         start_relevance: relevance at the output of `start_layer`, or a function of its activation.
+        conditions: layer -> mask of what relevance goes on there, see `Explainer.attribute`.
         create_graph: keep the graph, so that a loss on relevance can be trained on.
         rules: rules of single layers, see `Explainer`.
         parameters: of "lrp_flex" or of the baseline.
@@ -291,25 +316,30 @@ def attribute(
             a composite of zennit, whose rules are not differentiable in the weights.
     """
     if composite == "lrp_flex":
+        if rules or conditions or start != "logit":
+            raise ValueError(
+                "composite 'lrp_flex' has one rule and starts at the logits' own values; "
+                f"for rules, conditions or another start take one of {', '.join(COMPOSITES)}."
+            )
         relevance, logits, relevances, activations = lrp_flex(
             model, x, target, layers=layers, start_layer=start_layer, start_relevance=start_relevance,
             create_graph=create_graph, **parameters,
         )  # fmt: skip
         return Attribution(relevance, logits, relevances, activations)
     if isinstance(composite, str) and composite in BASELINES:
-        if start != "logit" or start_layer is not None or rules:
+        if start != "logit" or start_layer is not None or rules or conditions:
             raise ValueError(
-                f"'{composite}' explains logits, without rules: start, start_layer and rules are for composites of "
+                f"'{composite}' explains logits: start, start_layer, conditions and rules are for composites of "
                 f"LRP, one of {', '.join(COMPOSITES)}."
             )
         return BASELINES[composite].explain(model, x, target, layers=layers, create_graph=create_graph, **parameters)
     if parameters:
         raise TypeError(f"composite '{composite}' takes no parameter '{next(iter(parameters))}'.")
     if is_zennit_composite(composite):
-        if create_graph or rules:
+        if create_graph or rules or conditions:
             raise ValueError(
                 "a composite of zennit brings its own rules, which are not differentiable in the weights; "
-                f"for create_graph or rules take one of {', '.join(COMPOSITES)}."
+                f"for create_graph, conditions or rules take one of {', '.join(COMPOSITES)}."
             )
         return attribute_by_zennit(
             model, x, target, composite, layers=layers, start=start, start_layer=start_layer,
@@ -317,5 +347,6 @@ def attribute(
         )  # fmt: skip
     return Explainer(model, x[:2], composite, rules=rules).attribute(
         x, target, layers=layers, start=start, start_layer=start_layer, start_relevance=start_relevance,
+        conditions=conditions,
         create_graph=create_graph,
     )  # fmt: skip

@@ -176,13 +176,17 @@ class Tape(TorchFunctionMode):
     # relevance
 
     def propagate(
-        self, start: Mapping[Node, torch.Tensor], wanted: Mapping[Node, Callable[[torch.Tensor], Any]]
+        self,
+        start: Mapping[Node, torch.Tensor],
+        wanted: Mapping[Node, Callable[[torch.Tensor], Any]],
+        filters: Mapping[Node, Callable[[torch.Tensor], torch.Tensor]] | None = None,
     ) -> dict[Node, Any]:
         """Send relevance back from the start to the wanted nodes, no further than needed. Empties the tape.
 
         Args:
             start: relevance to begin with.
             wanted: nodes, and what is kept of their relevance; applied as soon as it is complete.
+            filters: nodes, and what goes on of their relevance.
 
         Returns:
             What was kept; nodes that no relevance reaches are absent.
@@ -191,12 +195,16 @@ class Tape(TorchFunctionMode):
         for step in self.steps:
             if any(node in needed for node in step.inputs):
                 needed.update(step.outputs)
-        relevance = dict(start)
+        relevance, filters = dict(start), filters or {}
         kept = {}
         while self.steps:
             step = self.steps.pop()
             # every taker of these results came later, so their relevance is complete
             arrived = [relevance.pop(node, None) for node in step.outputs]
+            arrived = [
+                filters[node](each) if each is not None and node in filters else each
+                for node, each in zip(step.outputs, arrived, strict=True)
+            ]
             for node, each in zip(step.outputs, arrived, strict=True):
                 if each is not None and node in wanted:
                     kept[node] = wanted[node](each)

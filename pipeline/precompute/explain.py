@@ -10,12 +10,15 @@ import numpy as np
 import torch
 
 from pipeline.attribution import Attribution, Explainer
+from pipeline.attribution.targets import Target
 from pipeline.config.precompute import PrecomputeConfig
 from pipeline.workspace.features import activation_path, heatmap_path, relevance_path
 
 from .pooling import POOLINGS, channels_first, scale_rows, to_grid, total
 from .targets import Condition, targets_of
 
+Parts = dict[str, torch.Tensor]
+"""What is kept of a layer -> its values `[N, ...]`."""
 Relevances = dict[tuple[str, str], torch.Tensor]
 """(layer, or "" for the input; what is kept of it) -> relevance, not yet scaled."""
 
@@ -47,25 +50,60 @@ def explain_batch(explainer: Explainer, x: torch.Tensor, labels: torch.Tensor, p
     Returns:
         Place in the feature store -> array `[N, ...]`.
     """
-    names, labels = list(plan.layers), labels.to(x.device)
+    labels = labels.to(x.device)
     start = next((condition for condition in plan.conditions.values() if condition != "predicted"), None)
-    first = explainer.attribute(x, _first_target(labels, start), layers=names)
+    first = _explain(explainer, x, _first_target(labels, start), plan, _kept_activation)
     logits = first.logits
     # Without another condition the first attribution explained the largest logit.
     weights = targets_of(logits.argmax(1), logits, "label") if start is None else targets_of(labels, logits, start)
-    known = [(weights, _keep_relevance(first, plan))]
+    known = [(weights, _relevances(first))]
     arrays = {"labels": labels.cpu().numpy(), "logits": logits.float().cpu().numpy()}
-    arrays |= _activation_arrays(first.activations, plan)
+    for layer, parts in first.activations.items():
+        arrays |= {activation_path(layer, name): _stored(values, plan) for name, values in parts.items()}
     del first
     for name, condition in plan.conditions.items():
         weights = targets_of(labels, logits, condition)
 
         def explain(rows: torch.Tensor, weights: torch.Tensor = weights) -> Relevances:
-            return _keep_relevance(explainer.attribute(x[rows], weights[rows], layers=names), plan)
+            return _relevances(_explain(explainer, x[rows], weights[rows], plan, _nothing))
 
         known.append((weights, reuse(known, weights, explain)))
         arrays |= _relevance_arrays(known[-1][1], name, plan)
     return arrays
+
+
+def _explain(
+    explainer: Explainer, x: torch.Tensor, target: Target, plan: Plan, activation: Callable[..., Parts]
+) -> Attribution:
+    """Explain, and keep of every layer no more than is stored, as soon as its values are there."""
+
+    def keep_activation(layer: str, values: torch.Tensor) -> Parts:
+        return activation(channels_first(values, plan.layers[layer]), plan.config)
+
+    def keep_relevance(layer: str, values: torch.Tensor) -> Parts:
+        return _kept_relevance(channels_first(values, plan.layers[layer]), plan.config)
+
+    return explainer.attribute(
+        x, target, layers=list(plan.layers), keep_activation=keep_activation, keep_relevance=keep_relevance
+    )
+
+
+def _kept_activation(values: torch.Tensor, config: PrecomputeConfig) -> Parts:
+    return _pooled(values, config.pooling) | _positions(values, config)
+
+
+def _nothing(values: torch.Tensor, config: PrecomputeConfig) -> Parts:
+    return {}
+
+
+def _kept_relevance(values: torch.Tensor, config: PrecomputeConfig) -> Parts:
+    parts = {"sum": total(values)} | _positions(values, config)
+    return parts | (_pooled(values.clamp(min=0), config.relevance_pooling) if config.relevance_pooling else {})
+
+
+def _relevances(found: Attribution) -> Relevances:
+    kept: Relevances = {("", "map"): found.heatmap}
+    return kept | {(layer, name): v for layer, parts in found.relevances.items() for name, v in parts.items()}
 
 
 def reuse(
@@ -105,26 +143,6 @@ def _first_target(labels: torch.Tensor, condition: Condition | None) -> int | to
     if condition == "label":
         return labels if labels.ndim == 1 else labels.float()
     return condition
-
-
-def _keep_relevance(found: Attribution, plan: Plan) -> Relevances:
-    kept: Relevances = {("", "map"): found.heatmap}
-    for layer, axis in plan.layers.items():
-        relevance = channels_first(found.relevances[layer], axis)
-        parts = {"sum": total(relevance)} | _positions(relevance, plan.config)
-        if plan.config.relevance_pooling:
-            parts |= _pooled(relevance.clamp(min=0), plan.config.relevance_pooling)
-        kept |= {(layer, name): values for name, values in parts.items()}
-    return kept
-
-
-def _activation_arrays(activations: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, np.ndarray]:
-    arrays = {}
-    for layer, axis in plan.layers.items():
-        activation = channels_first(activations[layer], axis)
-        for name, values in (_pooled(activation, plan.config.pooling) | _positions(activation, plan.config)).items():
-            arrays[activation_path(layer, name)] = _stored(values, plan)
-    return arrays
 
 
 def _pooled(values: torch.Tensor, poolings: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -15,17 +15,22 @@ def channels_first(values: torch.Tensor, channel_axis: int) -> torch.Tensor:
 
 def largest(values: torch.Tensor) -> torch.Tensor:
     """Return the largest value over positions `[N, C]`."""
-    return values.flatten(2).amax(2) if values.ndim > 2 else values
+    return values.amax(_positions(values)) if values.ndim > 2 else values
 
 
 def mean(values: torch.Tensor) -> torch.Tensor:
     """Return the mean over positions `[N, C]`."""
-    return values.flatten(2).mean(2) if values.ndim > 2 else values
+    return values.mean(_positions(values)) if values.ndim > 2 else values
 
 
 def total(values: torch.Tensor) -> torch.Tensor:
     """Return the sum over positions `[N, C]`."""
-    return values.flatten(2).sum(2) if values.ndim > 2 else values
+    return values.sum(_positions(values)) if values.ndim > 2 else values
+
+
+def _positions(values: torch.Tensor) -> tuple[int, ...]:
+    # axes instead of `flatten`, which would copy values whose channels lie last in memory
+    return tuple(range(2, values.ndim))
 
 
 POOLINGS = {"max": largest, "mean": mean}

@@ -31,7 +31,7 @@ from .shards import join, remove_other_shards, shard_path, wait_for_shards
 from .targets import resolve_condition
 
 HEALTH = "precompute/health.json"
-HEALTH_SAMPLES = 32
+HEALTH_SAMPLES = 8
 
 
 def run(context: StageContext) -> None:
