@@ -29,7 +29,8 @@ VOLATILE = (
     "model.checkpoint",
 )
 """Keys without influence on results, or whose content is hashed instead: files of the data, and of the checkpoint."""
-LIBRARIES = ("torch", "zennit")
+LIBRARIES = ("torch", "torchvision")
+"""Their versions belong to the key of every stage; timm's too, where the network comes from it."""
 SHIPPED_ARCHITECTURES = ("torchvision", "timm", "local")
 SHOWN_CHANGES = 3
 SHOWN_CHARACTERS = 60
@@ -101,8 +102,13 @@ def read_facts(config: Config, directory: RunDirectory, fingerprint: str) -> Fac
         verdicts=digest_file(verdicts) if verdicts.is_file() else None,
         code={room: digest_sources((room,)) for spec in STAGES for room in spec.rooms},
         # Builds for other devices ("2.4.0+cpu") compute the same.
-        versions={name: metadata.version(name).partition("+")[0] for name in LIBRARIES},
+        versions={name: metadata.version(name).partition("+")[0] for name in _libraries(config.model.arch)},
     )
+
+
+def _libraries(arch: str) -> tuple[str, ...]:
+    with_timm = arch.startswith("timm:") and importlib.util.find_spec("timm") is not None
+    return (*LIBRARIES, "timm") if with_timm else LIBRARIES
 
 
 def _architecture_digest(arch: str) -> str | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.workspace.manifest import Manifest
 
 AUDIT = "report/audit.json"
-RECORDED = ("reveal-revise", "torch", "torchvision", "zennit", "numpy", "scikit-learn", "umap-learn", "h5py")
+RECORDED = ("reveal-revise", "torch", "torchvision", "timm", "numpy", "scikit-learn", "umap-learn", "h5py")
 """Packages whose versions are recorded with every stage."""
 
 

@@ -11,6 +11,7 @@ from pipeline.run import freshness as freshness_module
 from pipeline.run.freshness import config_changes, config_slice
 from pipeline.run.runner import run_stages, status
 from pipeline.run.stages import STAGE_NAMES
+from pipeline.workspace.directory import RunDirectory
 
 EXPLICIT = {
     "model": {"train": {"epochs": 8}},
@@ -252,3 +253,11 @@ def test_slice_has_no_volatile_keys(make_config):
     assert not {"root", "cache_megabytes"} & set(values["data"])
     assert "checkpoint" not in values["model"]
     assert "workers" not in values["precompute"]
+
+
+@pytest.mark.parametrize(("arch", "counts"), [("timm:resnet18", True), ("torchvision:resnet18", False)])
+def test_the_version_of_timm_counts_where_the_network_comes_from_it(arch, counts, make_config, tmp_path):
+    pytest.importorskip("timm")
+    facts = freshness_module.read_facts(make_config(model={"arch": arch}), RunDirectory(tmp_path), "")
+    assert ("timm" in facts.versions) is counts
+    assert {"torch", "torchvision"} <= set(facts.versions)

@@ -91,7 +91,7 @@ def test_stages_see_the_resolved_configuration_and_their_keys(fake, make_config)
     # The section of train is called `model`, because all its results come together.
     assert [name for name, (key, unit_key) in seen.items() if key == unit_key] == ["train"]
     assert {entry.command for entry in manifest.stages.values()} == {"python -m pipeline.run --config trial.yaml"}
-    assert {"python", "torch", "zennit"} <= set(manifest.stages["train"].versions)
+    assert {"python", "torch", "torchvision"} <= set(manifest.stages["train"].versions)
     assert load_config(context.directory.root / "config.yaml") == make_config("seed=4")
     assert read_result(context.directory.folder("mitigate"))["config"]["seed"] == 4
 
