@@ -2,7 +2,7 @@
 
 from .attribute import Attribution, Explainer, attribute
 from .baselines import BASELINES
-from .composites import COMPOSITES, Composite
+from .composites import COMPOSITES, Composite, make_composite
 from .health import health
 from .lrp_flex import lrp_flex
 from .rules import RULES
@@ -17,4 +17,5 @@ __all__ = [
     "attribute",
     "health",
     "lrp_flex",
+    "make_composite",
 ]

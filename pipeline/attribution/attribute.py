@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -182,7 +182,8 @@ class Explainer:
             planning = self._tape(keep=True)
             planning.plan = Plan()
             self._follow(planning, example)
-            self._pairs = planning.plan.pairs(self._names)
+            pairs = planning.plan.pairs(self._names)
+            self._pairs = {key: (weight, self._with_counter(norm)) for key, (weight, norm) in pairs.items()}
             self._weights = self._make_weights(keep=True)
             if self._pairs and not _same(self._follow(self._tape(keep=True), example), expected):
                 self._pairs = {}
@@ -196,6 +197,10 @@ class Explainer:
                 "tensor is used again, or is random in evaluation mode. Write y = f(x) instead of f_(x) or "
                 "f(x, inplace=True) without using what is returned."
             )
+
+    def _with_counter(self, norm: Norm) -> Norm:
+        module = self._names[id(norm.mean)].removesuffix("running_mean")
+        return replace(norm, counter=self._tensors.get(f"{module}num_batches_tracked"))
 
     def _holds_the_same_tensors(self) -> bool:
         """Tell whether parameters and buffers are those watched: other types, devices or checkpoints bring new ones."""

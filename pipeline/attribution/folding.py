@@ -19,13 +19,18 @@ SMALLEST_SCALE = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """A BatchNorm in evaluation mode, y = scale x + shift per channel."""
+    """A BatchNorm in evaluation mode, y = scale x + shift per channel.
+
+    Attributes:
+        counter: number of batches trained on, if it is known. PyTorch changes statistics without a trace of their own.
+    """
 
     mean: torch.Tensor
     variance: torch.Tensor
     weight: torch.Tensor | None
     bias: torch.Tensor | None
     eps: float
+    counter: torch.Tensor | None = None
 
     def scale(self) -> torch.Tensor:
         """Return the factor `[C]`."""

@@ -68,6 +68,7 @@ class Tape(TorchFunctionMode):
         without_rule: functions that were met without a rule of their own.
         plan: which BatchNorm follows which layer, as seen.
         folded: output of a layer -> its weights, where they hold the BatchNorm that is still to come.
+        padded: result of padding with zeros -> where it holds values `[1, 1, ...positions]`.
     """
 
     composite: Composite
@@ -82,6 +83,7 @@ class Tape(TorchFunctionMode):
         super().__init__()
         self._nodes = WeakIdKeyDictionary()
         self.folded = WeakIdKeyDictionary()
+        self.padded = WeakIdKeyDictionary()
         self._paused = False
 
     # what handlers use
@@ -191,26 +193,32 @@ class Tape(TorchFunctionMode):
         Returns:
             What was kept; nodes that no relevance reaches are absent.
         """
+        filters = filters or {}
+
+        def complete(node: Node, each: torch.Tensor) -> torch.Tensor:
+            each = filters[node](each) if node in filters else each
+            if node in wanted:
+                kept[node] = wanted[node](each)
+            return each
+
         needed = set(wanted)
         for step in self.steps:
             if any(node in needed for node in step.inputs):
                 needed.update(step.outputs)
-        relevance, filters = dict(start), filters or {}
-        kept = {}
+        relevance = dict(start)
+        kept: dict[Node, Any] = {}
         while self.steps:
             step = self.steps.pop()
             # every taker of these results came later, so their relevance is complete
             arrived = [relevance.pop(node, None) for node in step.outputs]
             arrived = [
-                filters[node](each) if each is not None and node in filters else each
-                for node, each in zip(step.outputs, arrived, strict=True)
+                None if each is None else complete(node, each) for node, each in zip(step.outputs, arrived, strict=True)
             ]
-            for node, each in zip(step.outputs, arrived, strict=True):
-                if each is not None and node in wanted:
-                    kept[node] = wanted[node](each)
             if all(each is None for each in arrived) or not any(node in needed for node in step.inputs):
                 continue
             for node, share in zip(step.inputs, step.back(*arrived), strict=True):
                 if share is not None and node in needed:
                     relevance[node] = relevance[node] + share if node in relevance else share
-        return kept | {node: keep(relevance[node]) for node, keep in wanted.items() if node in relevance}
+        for node, each in relevance.items():
+            complete(node, each)
+        return kept

@@ -56,6 +56,11 @@ def scrambled() -> Callable[..., nn.Module]:
     return scramble
 
 
+@pytest.fixture(scope="session")
+def residual_block() -> type[nn.Module]:
+    return ResidualBlock
+
+
 @pytest.fixture
 def functional() -> type[nn.Module]:
     return Functional
@@ -108,6 +113,32 @@ def residual() -> Callable[..., nn.Module]:
             nn.Flatten(),
             nn.Dropout(),
             nn.Linear(24, 4),
+        )
+        return scramble(network, seed)
+
+    return make
+
+
+@pytest.fixture
+def normalized() -> Callable[..., nn.Module]:
+    """Convolutions with BatchNorm and ReLU in place, two linear layers. Takes [N, 3, 13, 13], gives 4 logits."""
+
+    def make(seed: int = 0) -> nn.Module:
+        def block(channels: int, width: int) -> list[nn.Module]:
+            return [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+
+        network = nn.Sequential(
+            *block(3, 8),
+            *block(8, 8),
+            nn.MaxPool2d(2),
+            *block(8, 12),
+            nn.MaxPool2d(2),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(48, 16),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(16, 4),
         )
         return scramble(network, seed)
 

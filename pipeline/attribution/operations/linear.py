@@ -99,7 +99,7 @@ def convolution(tape, function, args, kwargs):
 
 
 def transposed_convolution(tape, function, args, kwargs):
-    """Transposed convolutions, by the epsilon rule."""
+    """Transposed convolutions, by the rule of convolutions."""
     x, weight, bias = _arguments(args, kwargs)
     output = function(*args, **kwargs)
     if tape.node(x) is None:
@@ -121,11 +121,12 @@ def transposed_convolution(tape, function, args, kwargs):
         folded,
         forward,
         transpose,
-        None,  # its outputs run along the second axis: no BatchNorm is folded in
+        weight,
         lambda: function(*args, **kwargs),
         axis=axis,
         convolution=True,
         depthwise=False,
+        transposes=True,
     )
     return output
 
@@ -137,12 +138,13 @@ def _record(
     folded: Folded,
     forward,
     transpose,
-    weight: T | None,
+    weight: T,
     run,
     *,
     axis: int,
     convolution: bool,
     depthwise: bool,
+    transposes: bool = False,
 ) -> None:
     if folded.norm is not None:
         tape.folded[output] = Ahead(folded.norm, folded.undo, run)
@@ -152,11 +154,12 @@ def _record(
     rule = tape.composite.rule(path=folded.path, depth=node.depth, convolution=convolution, depthwise=depthwise)
     operation = LinearOperation(
         x, output, folded.weight, folded.bias, forward, transpose, axis % output.ndim,
-        nonnegative=node.nonnegative, keeps_biases=tape.keeps_biases, pixel_range=tape.pixel_range,
+        transposes=transposes, nonnegative=node.nonnegative, keeps_biases=tape.keeps_biases,
+        pixel_range=tape.pixel_range, present=tape.padded.get(x),
     )  # fmt: skip
     tape.record(output, [x], lambda relevance: [rule(operation, relevance)], deeper=True)
-    # BatchNorm counts channels along axis 1
-    if weight is not None and axis % output.ndim == 1:
+    # folding scales the first axis of weights and the second of outputs, along which BatchNorm counts channels
+    if not transposes and axis % output.ndim == 1:
         tape.plan.notice_layer(output, weight, tape.node(output))
 
 

@@ -21,7 +21,7 @@ def linearized(tape, function, args, kwargs):
     tape.miss(function)
 
     def run(*places):
-        new_args, new_kwargs = with_tensors(args, kwargs, inputs, places)
+        new_args, new_kwargs = out_of_place(function, *with_tensors(args, kwargs, inputs, places))
         return _values(function(*new_args, **new_kwargs))
 
     def back(*relevances):

@@ -36,7 +36,8 @@ def _given(function, args, kwargs) -> dict:
     statistics, factors = ("running_mean", "running_var"), ("weight", "bias")
     order = (*factors, *statistics) if function is torch.batch_norm else (*statistics, *factors)
     names = ("input", *order, "training", "momentum", "eps")
-    return {"weight": None, "bias": None, "training": False, "eps": 1e-5} | dict(zip(names, args, strict=False)) | kwargs
+    usual = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
+    return usual | dict(zip(names, args, strict=False)) | kwargs
 
 
 def instance_norm(tape, function, args, kwargs):

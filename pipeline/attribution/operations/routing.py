@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
@@ -11,46 +13,59 @@ from .transposed import transposed
 
 T = torch.Tensor
 _FILLING = {F.pad, torch.where, T.where, torch.masked_fill, T.masked_fill}
+_LIKE = {T.to, T.type_as, T.expand_as}
 
 
 def route(tape, function, args, kwargs):
     """Every output is one of the inputs, so the transposed map carries relevance; maxima take that of the winner."""
-    explained = tape.explained([*args, *kwargs.values()])
+    # of what the rest of the arguments gives, type and shape are taken at most
+    explained = tape.explained(args[:1] if function in _LIKE else [*args, *kwargs.values()])
     if not explained:
         return function(*args, **kwargs)
     args, kwargs = frozen(args, kwargs)
     inputs = unique(explained)
     output = function(*args, **kwargs)
-    if isinstance(output, T) and any(output is x for x in inputs):
+    outputs = _values(output)
+    if not outputs or any(output is x for x in inputs):
         return output
-    outputs = [output] if isinstance(output, T) else [each for each in output if each.is_floating_point()]
 
     def run(*places):
         new_args, new_kwargs = with_tensors(args, kwargs, inputs, places)
-        found = function(*new_args, **new_kwargs)
-        return found if isinstance(found, T) else [each for each in found if each.is_floating_point()]
+        return _values(function(*new_args, **new_kwargs))
 
     def back(*relevances):
         return transposed(run, inputs, relevances)
 
     nodes = [tape.node(x) for x in inputs]
-    nonnegative = all(node.nonnegative for node in nodes) and not _brings_negative(tape, function, [*args, *kwargs.values()])
+    nonnegative = all(node.nonnegative for node in nodes) and not _brings_negative(tape, function, args, kwargs)
     tape.record(outputs, inputs, back, nonnegative=nonnegative, gate=all(node.gate for node in nodes))
     return output
 
 
-def _brings_negative(tape, function, arguments) -> bool:
+def _values(output: T | Sequence[T]) -> list[T]:
+    """Return the tensors of a result that are no indices."""
+    return [each for each in ([output] if isinstance(output, T) else output) if each.is_floating_point()]
+
+
+def _brings_negative(tape, function, args, kwargs) -> bool:
     """Tell whether constants, joined or filled in, may be negative: a class token, the value of a padding."""
-    for argument in arguments:
-        if isinstance(argument, (list, tuple)):
-            found = _brings_negative(tape, function, argument)
-        elif isinstance(argument, T):
-            found = tape.node(argument) is None and argument.is_floating_point() and bool((argument < 0).any())
-        else:
-            found = function in _FILLING and isinstance(argument, (int, float)) and argument < 0
-        if found:
-            return True
-    return False
+    arguments = [*args, *kwargs.values()]
+    tensors = [each for one in arguments for each in (one if isinstance(one, (list, tuple)) else [one])]
+    constants = [each for each in tensors if isinstance(each, T) and tape.node(each) is None]
+    if any(bool((each < 0).any()) for each in constants if each.is_floating_point()):
+        return True
+    return function in _FILLING and any(isinstance(each, (int, float)) and each < 0 for each in arguments)
+
+
+def pad(tape, function, args, kwargs):
+    """Padding. Where it is by zeros, the place of the values is remembered: rules that share evenly spare the rest."""
+    output = route(tape, function, args, kwargs)
+    names = ("input", "pad", "mode", "value")
+    given = {"mode": "constant", "value": 0} | dict(zip(names, args, strict=False)) | kwargs
+    x = given["input"]
+    if tape.node(x) is not None and given["mode"] == "constant" and not given["value"] and x.ndim > 2:
+        tape.padded[output] = function(torch.ones_like(x[:1, :1]), given["pad"])
+    return output
 
 
 def reshape(tape, function, args, kwargs):
@@ -140,7 +155,7 @@ def max_pool(tape, function, args, kwargs):
         arguments = (*window, given["ceil_mode"], winners)
         return [torch.ops.aten.max_pool2d_with_indices_backward(relevance, x, *arguments)]
 
-    tape.record(output, [x], back, nonnegative=node.nonnegative)
+    tape.record(output, [x], back, nonnegative=node.nonnegative, gate=node.gate)
     return output
 
 
@@ -149,6 +164,7 @@ def _pair(value) -> tuple:
 
 
 HANDLED = {
+    pad: (F.pad,),
     max_pool: (F.max_pool2d, torch.max_pool2d),
     forget: (
         T.new_zeros, T.new_ones, T.new_full, T.new_empty, T.new_tensor, torch.zeros_like, torch.ones_like,
@@ -165,7 +181,7 @@ HANDLED = {
         torch.movedim, T.movedim, torch.stack, torch.hstack, torch.vstack, torch.chunk, T.chunk, torch.split, T.split,
         torch.tensor_split, T.tensor_split, torch.unbind, T.unbind, T.__getitem__, torch.narrow, T.narrow,
         torch.select, T.select, torch.index_select, T.index_select, torch.gather, T.gather, torch.roll, T.roll,
-        torch.flip, T.flip, torch.rot90, F.pad, T.expand, T.expand_as, T.repeat, torch.repeat_interleave,
+        torch.flip, T.flip, torch.rot90,  T.expand, T.expand_as, T.repeat, torch.repeat_interleave,
         T.repeat_interleave, torch.tile, T.tile, F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle, F.unfold,
         torch.where, T.where, torch.masked_fill, T.masked_fill, T.to, T.float, T.double, T.type, T.type_as,
         F.max_pool1d, F.max_pool3d, torch.max_pool1d, torch.max_pool3d,
@@ -174,6 +190,7 @@ HANDLED = {
         torch.broadcast_to, T.broadcast_to, torch.atleast_2d, torch.atleast_3d, T.cpu, T.cuda, T.bfloat16, T.half,
         T.swapdims, torch.swapdims, torch.t, T.t, torch.diagonal, T.diagonal,
         F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices,
+        F.adaptive_max_pool1d_with_indices, F.adaptive_max_pool2d_with_indices, F.adaptive_max_pool3d_with_indices,
     ),
     drop_out: (
         F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout,

@@ -53,8 +53,9 @@ def _record_shares(tape, a: T, b: T, output: T) -> None:
 def _record_constant(tape, x: T, constant: object, output: T) -> None:
     node = tape.node(x)
     same_shape = x.shape == output.shape
+    nothing = isinstance(constant, (int, float)) and constant == 0  # sum() of a list begins with it
     # preparation of the pixels, such as subtracting their mean, passes: zero has no meaning there yet
-    if same_shape and (node.depth == 0 or not tape.keeps_biases):
+    if same_shape and (nothing or node.depth == 0 or not tape.keeps_biases):
         tape.record(output, [x], lambda relevance: [relevance])
         return
 

@@ -24,6 +24,7 @@ class AbsoluteShare:
 
     def __call__(self, operation: LinearOperation, relevance: torch.Tensor) -> torch.Tensor:
         """Return relevance of the input."""
-        magnitude, weight = operation.x.abs() + self.almost_nothing, operation.weight.get("absolute")
+        magnitude = operation.x.abs() + self.almost_nothing * operation.evenly()
+        weight = operation.weight.get("absolute")
         scaled = stabilized_ratio(relevance, operation.forward(magnitude, weight, None), self.stabilizer)
         return magnitude * operation.transpose(scaled, weight)

@@ -23,12 +23,12 @@ class Flat:
     def __call__(self, operation: LinearOperation, relevance: torch.Tensor) -> torch.Tensor:
         """Return relevance of the input."""
         ones = operation.weight.get("one")
-        one_input = torch.ones_like(operation.x[:1])
+        evenly = operation.evenly()
         axis, channels = operation.channel_axis, operation.x.shape[operation.channel_axis]
-        if ones.shape[1] != channels:
-            counts = operation.forward(one_input, ones, None)
-            return operation.transpose(stabilized_ratio(relevance, counts, self.stabilizer), ones)
-        counts = operation.forward(one_input, ones[:1], None)
+        if operation.transposes or ones.shape[1] != channels:
+            counts = operation.forward(evenly, ones, None)
+            return evenly * operation.transpose(stabilized_ratio(relevance, counts, self.stabilizer), ones)
+        counts = operation.forward(evenly, ones[:1], None)
         total = relevance.sum(axis, keepdim=True)
         spread = operation.transpose(stabilized_ratio(total, counts, self.stabilizer), ones[:1, :1])
-        return spread.expand_as(operation.x)
+        return (spread if operation.present is None else spread * operation.present).expand_as(operation.x)

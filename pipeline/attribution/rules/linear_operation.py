@@ -47,8 +47,10 @@ class LinearOperation:
         forward: (x, W, b or None) -> x W + b.
         transpose: (s, W) -> s W^T in the shape of x.
         channel_axis: axis of y that the bias runs along.
+        transposes: whether W holds inputs along its first axis and outputs along its second.
         nonnegative: whether x is known to hold no negative value.
         keeps_biases: whether biases take their share of relevance; if not, rules hand it to the inputs.
+        present: where x holds values `[1, 1, ...positions]`; elsewhere it is padding. None: everywhere.
         pixel_range: lowest and highest value of x, for rules that need them; they broadcast to x.
     """
 
@@ -59,9 +61,16 @@ class LinearOperation:
     forward: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
     transpose: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     channel_axis: int
+    transposes: bool = False
+    present: torch.Tensor | None = None
     nonnegative: bool = False
     keeps_biases: bool = True
     pixel_range: tuple[torch.Tensor, torch.Tensor] = field(default=(torch.tensor(0.0), torch.tensor(1.0)))
+
+    def evenly(self) -> torch.Tensor:
+        """Return ones in the shape of one input `[1, ...]`, zeros where there is only padding."""
+        ones = torch.ones_like(self.x[:1])
+        return ones if self.present is None else ones * self.present
 
     def bias_part(self, name: str = "") -> torch.Tensor | None:
         """Return (a part of) the bias `[C]`, None where there is none or biases take no share."""
@@ -72,7 +81,8 @@ class LinearOperation:
     def raised_bias(self, name: str, amount: float) -> torch.Tensor:
         """Return a part of the bias with an amount added `[C]`; added in the map, it saves a pass over the output."""
         if self.bias is None or not self.keeps_biases:
-            return self.weight.get(f"{amount} per output", lambda w: w.new_full(w.shape[:1], amount))
+            channels = self.output.shape[self.channel_axis]
+            return self.weight.get(f"{amount} per output", lambda w: w.new_full((channels,), amount))
         return self.bias.get(f"{name} and {amount}", lambda b: PARTS[name](b) + amount)
 
     def along_channels(self, values: torch.Tensor) -> torch.Tensor:

@@ -19,5 +19,6 @@ class WSquare:
     def __call__(self, operation: LinearOperation, relevance: torch.Tensor) -> torch.Tensor:
         """Return relevance of the input."""
         squared = operation.weight.get("squared")
-        z = operation.forward(torch.ones_like(operation.x[:1]), squared, None)
-        return operation.transpose(stabilized_ratio(relevance, z, self.stabilizer), squared)
+        evenly = operation.evenly()
+        z = operation.forward(evenly, squared, None)
+        return evenly * operation.transpose(stabilized_ratio(relevance, z, self.stabilizer), squared)
