@@ -64,7 +64,13 @@ class Attribution:
 
     @property
     def heatmap(self) -> torch.Tensor:
-        """Relevance summed over channels: `[N, H, W]` for images, `[N, T]` for signals."""
+        """Relevance summed over channels: `[N, H, W]` for images, `[N, T]` for signals.
+
+        Raises:
+            ValueError: relevance at the input was not wanted.
+        """
+        if self.relevance is None:
+            raise ValueError("there is no heatmap: the attribution was made with at_input=False.")
         return self.relevance.sum(1)
 
 
@@ -151,7 +157,7 @@ class Explainer:
                     zeros[name] = activation.new_zeros(()).expand_as(activation)
 
         recorded = [*layers, *conditions, *([start_layer] if start_layer else [])]
-        with evaluation_mode(self.model), torch.set_grad_enabled(create_graph):
+        with torch.inference_mode(False), evaluation_mode(self.model), torch.set_grad_enabled(create_graph):
             place = self._place(x, create_graph)
             pixels = tape.leaf(place, wanted=at_input)
             with record_outputs(self.model, recorded, visit), tape:
@@ -177,7 +183,7 @@ class Explainer:
         self._names = {id(tensor): name for name, tensor in self._tensors.items()}
         self._pairs: dict[int, tuple[torch.Tensor, Norm]] = {}
         self._weights = self._make_weights(keep=True)
-        with evaluation_mode(self.model), torch.no_grad():
+        with torch.inference_mode(False), evaluation_mode(self.model), torch.no_grad():
             expected = self.model(example)
             planning = self._tape(keep=True)
             planning.plan = Plan()
@@ -229,6 +235,7 @@ class Explainer:
 
     def _place(self, x: torch.Tensor, create_graph: bool) -> torch.Tensor:
         """Return x as a tensor of its own, so that what is remembered about it is not remembered about the user's."""
+        x = x.clone() if x.is_inference() else x  # those take no part in derivatives
         if create_graph:
             return x.view_as(x)
         images = self.channels_last and x.ndim == 4

@@ -170,7 +170,7 @@ def test_wrong_requests_are_explained_and_leave_no_trace(
 def test_an_error_inside_the_model_leaves_no_trace(composite, residual, pixels, untouched):
     network, x = residual().train(), pixels(2, 3, 13, 13)
     explainer = Explainer(network, x, composite)
-    untouched(network, lambda: explainer.attribute(pixels(2, 4, 13, 13), layers=["3"]), RuntimeError)
+    untouched(network, lambda: explainer.attribute(pixels(2, 4, 13, 13), layers=["3"]), RuntimeError, "channels")
     assert torch.ones(2).add(1).tolist() == [2, 2], "nothing is followed any more"
     explainer.attribute(x, 0)
 
@@ -259,6 +259,8 @@ def test_without_the_input_the_rest_is_the_same(composite, residual, pixels):
         whole = explainer.attribute(x, 1, layers=layers)
         part = explainer.attribute(x, 1, layers=layers, at_input=False)
         assert part.relevance is None and torch.equal(part.logits, whole.logits)
+        with pytest.raises(ValueError, match="there is no heatmap: the attribution was made with at_input=False"):
+            part.heatmap  # noqa: B018
         for name in layers:
             assert torch.equal(part.relevances[name], whole.relevances[name]), name
             assert torch.equal(part.activations[name], whole.activations[name]), name
@@ -384,6 +386,16 @@ def test_pixels_in_any_memory_layout_and_of_any_kind_of_tensor(create_graph, res
         found = explainer.attribute(same, 1, create_graph=create_graph).relevance
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
     assert explainer.attribute(pixels(2, 3, 17, 15), 1).heatmap.shape == (2, 17, 15), "images of another size"
+
+
+def test_inference_mode_changes_nothing(residual, pixels):
+    network, x = residual(), pixels(3, 3, 13, 13)
+    expected = attribute(network, x, 1)
+    with torch.inference_mode():
+        found = attribute(network, x, 1)
+        of_inference = attribute(network, x * 1, 1)
+    assert torch.equal(found.relevance, expected.relevance) and expected.relevance.abs().sum() > 0
+    assert torch.equal(of_inference.relevance, expected.relevance)
 
 
 @pytest.mark.parametrize("composite", COMPOSITES)
@@ -543,6 +555,16 @@ def test_what_an_explainer_watched_it_lets_go(residual, pixels):
     finally:
         gc.enable()
         handle.remove()
+
+
+def test_activations_below_all_that_is_wanted_are_let_go_at_once(residual, pixels):
+    network, x, lower, alive = residual(), pixels(2, 3, 13, 13), [], []
+    explainer = Explainer(network, x)
+    network[3].conv2.register_forward_hook(lambda _m, _i, output: lower.append(weakref.ref(output)))
+    network[6].register_forward_hook(lambda *_: alive.append(lower[-1]() is not None))
+    for at_input in (True, False):
+        explainer.attribute(x, 1, layers=["5"], at_input=at_input)
+    assert alive == [True, False]
 
 
 def test_the_shortcut_has_the_explainers_options():

@@ -211,7 +211,40 @@ def test_a_convolutions_activation_is_its_own_for_any_factor_of_its_norm(factor,
     same_as_the_network(model.double(), x.double(), ["0"], tolerance=1e-8)
 
 
-class Attention(nn.Module):
+CALLS = {
+    "torch.batch_norm": lambda x, n: torch.batch_norm(
+        x, n.weight, n.bias, n.running_mean, n.running_var, False, 0.1, n.eps, False
+    ),
+    "F.batch_norm by position": lambda x, n: F.batch_norm(
+        x, n.running_mean, n.running_var, n.weight, n.bias, False, 0.1, n.eps
+    ),
+    "F.batch_norm by keyword": lambda x, n: F.batch_norm(
+        running_var=n.running_var, running_mean=n.running_mean, input=x, bias=n.bias, eps=n.eps
+    ),
+}
+
+
+class Called(nn.Module):
+    """A BatchNorm whose function is called."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.norm, self.call = nn.BatchNorm2d(4, eps=0.3), call
+
+    def forward(self, x):
+        return self.call(x, self.norm)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_functions_fold_like_modules(name, scrambled, pixels):
+    model = scrambled(
+        nn.Sequential(nn.Conv2d(3, 4, 3), Called(CALLS[name]), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    )
+    assert folded(model, pixels(2, 3, 8, 8)) == ["0"]
+    same_as_the_network(model.double(), pixels(2, 3, 8, 8).double(), ["0", "1"])
+
+
+class Chain(nn.Module):
     """Hundreds of short-lived outputs of one shape, of which only some go to a BatchNorm."""
 
     def __init__(self):
@@ -229,7 +262,7 @@ class Attention(nn.Module):
 
 
 def test_tensors_that_are_gone_are_not_taken_for_others(scrambled, pixels):
-    model, x = scrambled(Attention()).double(), pixels(3, 4).double()
+    model, x = scrambled(Chain()).double(), pixels(3, 4).double()
     assert folded(model, x) == []
     same_as_the_network(model, x, ["linears.0", "norms.3", "linears.39"])
 

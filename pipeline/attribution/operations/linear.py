@@ -152,8 +152,9 @@ def _record(
     if node is None:
         return
     rule = tape.composite.rule(path=folded.path, depth=node.depth, convolution=convolution, depthwise=depthwise)
+    read = output if getattr(rule, "reads_output", True) else None
     operation = LinearOperation(
-        x, output, folded.weight, folded.bias, forward, transpose, axis % output.ndim,
+        x, read, output.shape, folded.weight, folded.bias, forward, transpose, axis % output.ndim,
         transposes=transposes, nonnegative=node.nonnegative, keeps_biases=tape.keeps_biases,
         pixel_range=tape.pixel_range, present=tape.padded.get(x),
     )  # fmt: skip

@@ -151,9 +151,14 @@ def max_pool(tape, function, args, kwargs):
     window = [list(_pair(given[name])) for name in names[1:5]]
     output, winners = torch.ops.aten.max_pool2d_with_indices(x, *window, given["ceil_mode"])
 
+    # of the input only its form is needed then: memory that is reserved and never written costs nothing
+    form = {"size": x.shape, "dtype": x.dtype, "device": x.device}
+    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+
     def back(relevance):
+        like = torch.empty(**form, memory_format=layout)
         arguments = (*window, given["ceil_mode"], winners)
-        return [torch.ops.aten.max_pool2d_with_indices_backward(relevance, x, *arguments)]
+        return [torch.ops.aten.max_pool2d_with_indices_backward(relevance, like, *arguments)]
 
     tape.record(output, [x], back, nonnegative=node.nonnegative, gate=node.gate)
     return output
@@ -183,6 +188,7 @@ HANDLED = {
         torch.select, T.select, torch.index_select, T.index_select, torch.gather, T.gather, torch.roll, T.roll,
         torch.flip, T.flip, torch.rot90,  T.expand, T.expand_as, T.repeat, torch.repeat_interleave,
         T.repeat_interleave, torch.tile, T.tile, F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle, F.unfold,
+        T.unfold,
         torch.where, T.where, torch.masked_fill, T.masked_fill, T.to, T.float, T.double, T.type, T.type_as,
         F.max_pool1d, F.max_pool3d, torch.max_pool1d, torch.max_pool3d,
         F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d, torch.amax, T.amax, torch.max, T.max,

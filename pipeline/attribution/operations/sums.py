@@ -41,7 +41,8 @@ def scaled_by(tape, value, factor: float):
 
 def _record_shares(tape, a: T, b: T, output: T) -> None:
     def back(relevance):
-        scaled = stabilized_ratio(relevance, output, tape.composite.stabilizer)
+        # added again instead of kept: in deep networks these sums would be a third of the memory
+        scaled = stabilized_ratio(relevance, torch.add(a, b), tape.composite.stabilizer)
         of_a = sum_to(a * scaled, a.shape)
         # the ratio is not needed again: without a graph its memory can hold the second share
         of_b = b * scaled if torch.is_grad_enabled() or b.shape != scaled.shape else scaled.mul_(b)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -20,7 +20,21 @@ from .w_square import WSquare
 from .z_plus import ZPlus
 from .zb import Zb
 
-Rule = Callable[[LinearOperation, torch.Tensor], torch.Tensor]
+
+class Rule(Protocol):
+    """Shares the relevance of a linear map's output among its inputs.
+
+    Attributes:
+        reads_output: whether it needs the values of the output, which are then kept until relevance comes back.
+            A function that does not say is taken to read them.
+    """
+
+    reads_output: ClassVar[bool]
+
+    def __call__(self, operation: LinearOperation, relevance: torch.Tensor) -> torch.Tensor:
+        """Return relevance of the input, given that of the output."""
+        ...
+
 
 RULES: dict[str, type] = {
     "epsilon": Epsilon,

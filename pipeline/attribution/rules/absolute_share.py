@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -21,6 +22,8 @@ class AbsoluteShare:
 
     almost_nothing: float = 1e-6
     stabilizer: float = 1e-12
+
+    reads_output: ClassVar[bool] = False
 
     def __call__(self, operation: LinearOperation, relevance: torch.Tensor) -> torch.Tensor:
         """Return relevance of the input."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -23,6 +24,8 @@ class AlphaBeta:
     alpha: float = 2.0
     beta: float = 1.0
     stabilizer: float = 1e-6
+
+    reads_output: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.alpha < 0 or self.beta < 0 or abs(self.alpha - self.beta - 1) > 1e-9:

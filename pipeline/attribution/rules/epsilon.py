@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -14,11 +15,12 @@ from .linear_operation import LinearOperation
 class Epsilon:
     """R_i = x_i sum_j w_ij R_j / (z_j + epsilon sign z_j).
 
-    The bias is part of z and takes its share. Where biases are left out, their share goes to the inputs in proportion
-    to the magnitudes |x_i w_ij|: dividing by z without the bias would be singular wherever contributions cancel.
+    The bias is part of z and takes its share. Where biases are left out, their share is handed back to the inputs.
     """
 
     epsilon: float = 1e-6
+
+    reads_output: ClassVar[bool] = True
 
     def __call__(self, operation: LinearOperation, relevance: torch.Tensor) -> torch.Tensor:
         """Return relevance of the input."""
@@ -26,7 +28,4 @@ class Epsilon:
         found = product_into(operation.transpose(scaled, operation.weight.tensor), operation.x)
         if operation.keeps_biases or operation.bias is None:
             return found
-        magnitude, absolute = operation.x.abs(), operation.weight.get("absolute")
-        absorbed = operation.along_channels(operation.bias.tensor) * scaled
-        shared = stabilized_ratio(absorbed, operation.forward(magnitude, absolute, None), self.epsilon)
-        return found + magnitude * operation.transpose(shared, absolute)
+        return found + operation.handed_back(operation.along_channels(operation.bias.tensor) * scaled, self.epsilon)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -14,12 +15,14 @@ from .linear_operation import LinearOperation, Parts
 class Gamma:
     """An output above 0 is shared with W + gamma W+ for inputs above 0 and W + gamma W- for inputs below.
 
-    An output below 0 is shared with the two exchanged. gamma = 0 is the epsilon rule without its handling of biases,
-    gamma to infinity the z+ rule.
+    An output below 0 is shared with the two exchanged. gamma = 0 is the epsilon rule, gamma to infinity the z+ rule.
+    The bias, strengthened alike, takes its share; where biases are left out, it is handed back to the inputs.
     """
 
     gamma: float = 0.25
     stabilizer: float = 1e-6
+
+    reads_output: ClassVar[bool] = True
 
     def __call__(self, operation: LinearOperation, relevance: torch.Tensor) -> torch.Tensor:
         """Return relevance of the input."""
@@ -31,7 +34,8 @@ class Gamma:
             (operation.output < 0, lowered, raised, "negative"),
         ):
             above = operation.x if operation.nonnegative else operation.x.clamp(min=0)
-            z = operation.forward(above, for_above, self._bias(operation, side))
+            bias = None if operation.bias is None else self._strengthened(operation.bias, side)
+            z = operation.forward(above, for_above, bias)
             if not operation.nonnegative:
                 below = operation.x.clamp(max=0)
                 z = z + operation.forward(below, for_below, None)
@@ -39,11 +43,9 @@ class Gamma:
             found = found + above * operation.transpose(scaled, for_above)
             if not operation.nonnegative:
                 found = found + below * operation.transpose(scaled, for_below)
+            if bias is not None and not operation.keeps_biases:
+                found = found + operation.handed_back(operation.along_channels(bias) * scaled, self.stabilizer)
         return found
 
     def _strengthened(self, parts: Parts, side: str) -> torch.Tensor:
         return parts.get(f"gamma {self.gamma} {side}", lambda _: parts.tensor + self.gamma * parts.get(side))
-
-    def _bias(self, operation: LinearOperation, side: str) -> torch.Tensor | None:
-        without = operation.bias is None or not operation.keeps_biases
-        return None if without else self._strengthened(operation.bias, side)

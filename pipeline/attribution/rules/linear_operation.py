@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..stabilize import stabilized_ratio
+
 Part = Callable[[torch.Tensor], torch.Tensor]
 PARTS: dict[str, Part] = {
     "positive": lambda weight: weight.clamp(min=0),
@@ -41,7 +43,8 @@ class LinearOperation:
 
     Attributes:
         x: input.
-        output: y.
+        output: y, for rules that read it (`reads_output`), else None: it need not be kept until relevance comes back.
+        output_shape: shape of y.
         weight: W and its parts.
         bias: b and its parts, None where there is none. Shape: one value per output channel.
         forward: (x, W, b or None) -> x W + b.
@@ -55,7 +58,8 @@ class LinearOperation:
     """
 
     x: torch.Tensor
-    output: torch.Tensor
+    output: torch.Tensor | None
+    output_shape: torch.Size
     weight: Parts
     bias: Parts | None
     forward: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -81,12 +85,24 @@ class LinearOperation:
     def raised_bias(self, name: str, amount: float) -> torch.Tensor:
         """Return a part of the bias with an amount added `[C]`; added in the map, it saves a pass over the output."""
         if self.bias is None or not self.keeps_biases:
-            channels = self.output.shape[self.channel_axis]
+            channels = self.output_shape[self.channel_axis]
             return self.weight.get(f"{amount} per output", lambda w: w.new_full((channels,), amount))
         return self.bias.get(f"{name} and {amount}", lambda b: PARTS[name](b) + amount)
 
+    def handed_back(self, absorbed: torch.Tensor, stabilizer: float) -> torch.Tensor:
+        """Share what biases have taken among the inputs, in proportion to the magnitudes |x_i w_ij|.
+
+        So rules whose contributions cancel leave biases out: dividing by z without the bias would be singular there.
+
+        Args:
+            absorbed: relevance that the bias of each output has taken, in the shape of y.
+        """
+        magnitude, absolute = self.x.abs(), self.weight.get("absolute")
+        shared = stabilized_ratio(absorbed, self.forward(magnitude, absolute, None), stabilizer)
+        return magnitude * self.transpose(shared, absolute)
+
     def along_channels(self, values: torch.Tensor) -> torch.Tensor:
         """Return values `[C]` in a shape that broadcasts along the channels of the output."""
-        shape = [1] * self.output.ndim
+        shape = [1] * len(self.output_shape)
         shape[self.channel_axis] = -1
         return values.view(shape)

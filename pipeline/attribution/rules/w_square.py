@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -15,6 +16,8 @@ class WSquare:
     """R_i = sum_j w_ij^2 / sum_i w_ij^2 R_j; for first layers with unbounded inputs."""
 
     stabilizer: float = 1e-6
+
+    reads_output: ClassVar[bool] = False
 
     def __call__(self, operation: LinearOperation, relevance: torch.Tensor) -> torch.Tensor:
         """Return relevance of the input."""

@@ -22,6 +22,11 @@ def test_what_is_homogeneous_keeps_all_relevance(passed, signed):
     assert found.tape.without_rule == {"torch.Tensor.norm"}
 
 
+def test_complex_numbers_are_named_and_take_no_relevance(passed, signed):
+    found = passed(lambda x: x * 2 + torch.fft.ifft(torch.fft.fft(x)).real * 0, signed(3, 4), keeps_biases=False)
+    assert found.tape.without_rule == {"torch.fft.fft"} and torch.equal(found.relevance, found.start[0])
+
+
 def test_several_results_of_which_some_are_indices(passed, signed):
     x = signed(3, 5)
     found = passed(lambda x: torch.cummax(x, 1), x)

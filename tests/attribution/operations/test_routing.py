@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
 
 T = torch.Tensor
 MASK = torch.linspace(-1, 1, 96).view(2, 3, 4, 4).sin() > 0
@@ -253,6 +254,15 @@ def test_writing_among_constants_is_allowed(passed, signed):
 
     found = passed(shifted, signed(2, 3))
     assert torch.equal(found.relevance, found.start[0])
+
+
+@pytest.mark.parametrize("mode", ["batch", "row"])
+def test_stochastic_depth_is_off(mode, passed, signed):
+    layers = pytest.importorskip("timm.layers")
+    for drop in (StochasticDepth(0.9, mode).eval(), layers.DropPath(0.9).eval()):
+        found = passed(lambda x, drop=drop: x + drop(x.relu() * 2), signed(4, 3))
+        assert torch.equal(found.output, signed(4, 3) + 2 * signed(4, 3).relu())
+        assert torch.allclose(found.relevance, found.start[0], rtol=1e-3) and not found.tape.without_rule
 
 
 def test_the_same_tensor_back_is_no_operation(passed, signed):

@@ -47,10 +47,13 @@ def alpha_beta(c: T, b: T, relevance: T, alpha: float = 2.0, beta: float = 1.0, 
 
 
 def gamma(c: T, b: T, of_biases: T, relevance: T, gamma: float = 0.25, **_) -> T:
-    output = c.sum(2) + b + of_biases
-    raised, lowered = c + gamma * c.clamp(min=0), c + gamma * c.clamp(max=0)
-    above = shared(raised, raised.sum(2) + b + gamma * b.clamp(min=0), relevance * (output > 0))
-    return above + shared(lowered, lowered.sum(2) + b + gamma * b.clamp(max=0), relevance * (output < 0))
+    output, found = c.sum(2) + b + of_biases, torch.zeros(())
+    for bounds, chosen in (({"min": 0}, output > 0), ({"max": 0}, output < 0)):
+        parts, taken, kept = (v + gamma * v.clamp(**bounds) for v in (c, of_biases, b))
+        z = parts.sum(2) + taken + kept
+        missing = taken * divided(relevance * chosen, z, 1e-6)
+        found = found + shared(parts, z, relevance * chosen) + shared(c.abs(), c.abs().sum(2), missing)
+    return found
 
 
 def flat(connected: T, relevance: T, **_) -> T:
@@ -317,6 +320,20 @@ def test_the_zb_rule_finds_the_channels_also_of_signals_and_of_flattened_pixels(
         x, start_layer=layer, start_relevance=torch.abs
     )
     assert (found.relevance >= 0).all() and found.relevance.sum() > 0
+
+
+def test_flattened_pixels_have_the_range_of_their_channel(scrambled):
+    """A convolution as large as the image is a linear layer of the flattened image."""
+    convolution = scrambled(nn.Conv2d(3, 4, 5)).double()
+    linear = nn.Linear(75, 4).double()
+    linear.weight.data, linear.bias.data = convolution.weight.data.flatten(1), convolution.bias.data
+    normalize = Normalize((0.2, 0.5, 0.4), (0.25, 0.5, 2.0)).double()
+    x = signed(2, 3, 5, 5).abs().clamp(max=1)
+    relevances = [
+        Explainer(AuditModel(network, normalize), x, "epsilon_gamma_box").attribute(x, 1).relevance
+        for network in (nn.Sequential(nn.Flatten(), linear), nn.Sequential(convolution, nn.Flatten()))
+    ]
+    assert torch.allclose(*relevances, rtol=1e-9) and relevances[0].abs().sum() > 0
 
 
 def test_a_range_that_fits_no_channel_is_refused(scrambled):
