@@ -3,8 +3,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-$(shell cat constraints.txt pyproject.toml | cksum | cut -d' ' -f1)
+# zennit-crp demands an old zennit; beside these two, its environment sees the packages of .venv, its own first.
+PEER := .venv-benchmark
+PEER_PACKAGES := zennit-crp==0.6.0 zennit==0.4.6
+PEER_STAMP := $(PEER)/.made-from-$(shell echo $(PEER_PACKAGES) | cksum | cut -d' ' -f1)
+SITE_PACKAGES := import sysconfig; print(sysconfig.get_path('purelib'))
 
-.PHONY: install demo test test-slow isic2017 schemas clean
+.PHONY: install demo test test-slow isic2017 schemas benchmark-attribution attribution-table clean
 
 install: $(STAMP)
 
@@ -29,5 +34,18 @@ isic2017: install
 schemas: install
 	$(BIN)/python -m docs.make_schemas
 
+attribution-table: install
+	$(BIN)/python -m docs.make_attribution_table
+
+benchmark-attribution: $(PEER_STAMP)
+	$(PEER)/bin/python -m benchmarks.attribution --output artifacts/benchmarks/attribution.json
+
+$(PEER_STAMP): $(STAMP)
+	$(BIN)/python -m venv --clear $(PEER)
+	echo '*' > $(PEER)/.gitignore
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(PEER_PACKAGES)
+	$(BIN)/python -c "$(SITE_PACKAGES)" > "$$($(PEER)/bin/python -c "$(SITE_PACKAGES)")/project.pth"
+	touch $@
+
 clean:
-	rm -rf $(VENV) artifacts *.egg-info
+	rm -rf $(VENV) $(PEER) artifacts *.egg-info

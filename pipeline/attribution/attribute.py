@@ -141,13 +141,14 @@ class Explainer:
             self._watch(x[:2])
         conditions = conditions or {}
         tape = self._tape(keep=not create_graph)
-        nodes: dict[str, Node] = {}
+        nodes: dict[str, Node | None] = {}
         activations: dict[str, torch.Tensor] = {}
         zeros: dict[str, torch.Tensor] = {}
         begins: dict[str, torch.Tensor] = {}
 
         def visit(name: str, output: torch.Tensor) -> None:
-            nodes[name] = tape.leaf(output)
+            # a layer that does not depend on the input, such as one that makes position embeddings, explains nothing
+            nodes[name] = None if tape.node(output) is None else tape.leaf(output)
             with tape.paused():
                 activation = tape.before_norm(output)
                 if name == start_layer:

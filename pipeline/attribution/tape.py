@@ -129,12 +129,22 @@ class Tape(TorchFunctionMode):
             back: takes the relevance of every output (None: none arrived), returns that of every input.
             deeper: the operation is a linear map.
             nonnegative, gate: what is known of the results.
+
+        Raises:
+            ValueError: an input holds a BatchNorm that should have come first.
         """
         outputs = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+        if self.folded and any(tensor in self.folded for tensor in inputs):
+            raise ValueError(
+                "a layer is not followed by the BatchNorm that followed it in the example: the way through the network "
+                "depends on the data. Make the explainer from a batch that goes the same way."
+            )
         nodes = tuple(self._nodes[tensor] for tensor in inputs)
         for node in nodes:
             node.uses += 1
         depth = max(node.depth for node in nodes) + deeper
+        # what is computed from gates alone, such as mixed attention weights, is a gate
+        gate = gate or all(node.gate for node in nodes)
         wanted = any(node.wanted for node in nodes)
         made = tuple(Node(depth, nonnegative, gate, wanted=wanted) for _ in outputs)
         for tensor, node in zip(outputs, made, strict=True):

@@ -340,6 +340,28 @@ def test_a_composite_may_be_made_by_hand(residual, pixels):
 
 
 @pytest.mark.parametrize("at_input", [True, False])
+def test_a_layer_that_does_not_depend_on_the_input_has_no_relevance(at_input, scrambled, pixels):
+    class Positions(nn.Module):
+        """Position embeddings by a network of their own, as in Swin v2."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.of_positions, self.head = nn.Linear(6, 4), nn.Linear(2, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head((self.first(x) + self.of_positions(torch.ones(1, 2).to(x))).relu())
+
+    network, x = scrambled(Positions()), pixels(3, 6)
+    explainer = Explainer(network, x, "epsilon")
+    found = explainer.attribute(x, 1, layers=["of_positions", "first"], at_input=at_input)
+    assert found.relevances["of_positions"].abs().max() == 0
+    assert torch.allclose(found.activations["of_positions"], network.of_positions(torch.ones(1, 2)))
+    alone = explainer.attribute(x, 1, layers=["first"])
+    assert torch.equal(found.relevances["first"], alone.relevances["first"])
+    assert not at_input or torch.equal(found.relevance, alone.relevance)
+
+
+@pytest.mark.parametrize("at_input", [True, False])
 def test_conditions_let_a_part_of_relevance_through(at_input, residual, pixels):
     network, x = residual(), pixels(3, 3, 13, 13)
     explainer = Explainer(network, x, "epsilon_plus")
@@ -394,6 +416,8 @@ def test_inference_mode_changes_nothing(residual, pixels):
     with torch.inference_mode():
         found = attribute(network, x, 1)
         of_inference = attribute(network, x * 1, 1)
+        graph = attribute(network, x * 1, 1, create_graph=True)
+    assert graph.relevance.requires_grad
     assert torch.equal(found.relevance, expected.relevance) and expected.relevance.abs().sum() > 0
     assert torch.equal(of_inference.relevance, expected.relevance)
 

@@ -219,7 +219,7 @@ CALLS = {
         x, n.running_mean, n.running_var, n.weight, n.bias, False, 0.1, n.eps
     ),
     "F.batch_norm by keyword": lambda x, n: F.batch_norm(
-        running_var=n.running_var, running_mean=n.running_mean, input=x, bias=n.bias, eps=n.eps
+        running_var=n.running_var, running_mean=n.running_mean, input=x, bias=n.bias, weight=n.weight, eps=n.eps
     ),
 }
 
@@ -237,11 +237,43 @@ class Called(nn.Module):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_functions_fold_like_modules(name, scrambled, pixels):
-    model = scrambled(
-        nn.Sequential(nn.Conv2d(3, 4, 3), Called(CALLS[name]), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
-    )
-    assert folded(model, pixels(2, 3, 8, 8)) == ["0"]
-    same_as_the_network(model.double(), pixels(2, 3, 8, 8).double(), ["0", "1"])
+    def make(called: nn.Module) -> nn.Module:
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), called, nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        return scrambled(network).double()
+
+    called, x = Called(CALLS[name]), pixels(2, 3, 8, 8).double()
+    assert folded(make(called), x) == ["0"]
+    same_as_the_network(make(called), x, ["0", "1"])
+    as_module = Explainer(make(called.norm), x, "epsilon_plus").attribute(x, 1)
+    assert torch.allclose(Explainer(make(called), x, "epsilon_plus").attribute(x, 1).relevance, as_module.relevance)
+
+
+def test_statistics_that_are_being_made_are_not_folded(scrambled, pixels):
+    training = Called(lambda x, n: F.batch_norm(x, n.running_mean, n.running_var, training=True))
+    assert folded(scrambled(nn.Sequential(nn.Conv2d(3, 4, 3), training, nn.Flatten())), pixels(2, 3, 8, 8)) == []
+
+
+class ByBrightness(nn.Module):
+    """Takes one of two BatchNorms, or none."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bright, self.dark = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.head = nn.Linear(144, 2)
+
+    def forward(self, x):
+        mean, x = float(x.mean()), self.conv(x)
+        x = self.bright(x) if mean > 0.6 else self.dark(x) if mean < 0.4 else x
+        return self.head(x.relu().flatten(1))
+
+
+def test_a_way_through_the_network_that_depends_on_the_data_is_noticed(scrambled, pixels):
+    model, x = scrambled(ByBrightness()), pixels(2, 3, 8, 8)
+    explainer = Explainer(model, x / 2)
+    assert torch.allclose(explainer.attribute(x / 3).logits, model(x / 3), atol=1e-5)
+    for other in (x, x / 2 + 0.5):
+        with pytest.raises(ValueError, match="not followed by the BatchNorm that followed it in the example"):
+            explainer.attribute(other)
 
 
 class Chain(nn.Module):

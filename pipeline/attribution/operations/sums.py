@@ -31,6 +31,17 @@ def add(tape, function, args, kwargs):
     return output
 
 
+def add_product(tape, function, args, kwargs):
+    """x + value a b, taken apart into a product and a sum."""
+    kwargs = dict(kwargs)
+    x, a, b = args
+    value = kwargs.pop("value", 1)
+    if not tape.explained([x, a, b]):
+        return function(*args, value=value, **kwargs)
+    with tape:
+        return x + (a * b if value == 1 else value * (a * b))
+
+
 def scaled_by(tape, value, factor: float):
     """Return factor * value; relevance passes."""
     scaled = factor * value
@@ -56,14 +67,23 @@ def _record_constant(tape, x: T, constant: object, output: T) -> None:
     same_shape = x.shape == output.shape
     nothing = isinstance(constant, (int, float)) and constant == 0  # sum() of a list begins with it
     # preparation of the pixels, such as subtracting their mean, passes: zero has no meaning there yet
-    if same_shape and (nothing or node.depth == 0 or not tape.keeps_biases):
+    if same_shape and (nothing or node.depth == 0):
         tape.record(output, [x], lambda relevance: [relevance])
         return
 
     def back(relevance):
-        if not tape.keeps_biases:
+        if not tape.keeps_biases and not same_shape:
             return [sum_to(relevance, x.shape)]
-        return [x * sum_to(stabilized_ratio(relevance, output, tape.composite.stabilizer), x.shape)]
+        epsilon = tape.composite.stabilizer
+        found = x * sum_to(stabilized_ratio(relevance, output, epsilon), x.shape)
+        if tape.keeps_biases:
+            return [found]
+        if x.ndim != output.ndim or len(x) != len(output):
+            return [sum_to(relevance, x.shape)]  # no sample of its own
+        # handed to all of the sample, not to the same place: where the sum nearly cancels that would be singular
+        missing, magnitude = relevance.flatten(1).sum(1) - found.flatten(1).sum(1), x.abs()
+        rate = stabilized_ratio(missing, magnitude.flatten(1).sum(1), epsilon)
+        return [found + magnitude * rate.view(-1, *[1] * (x.ndim - 1))]
 
     tape.record(output, [x], back)
 
@@ -73,4 +93,7 @@ def sum_to(values: T, shape: torch.Size) -> T:
     return values if values.shape == shape else values.sum_to_size(shape)
 
 
-HANDLED = {add: (torch.add, T.add, T.add_, T.__add__, T.__radd__, T.__iadd__, *_SUBTRACTIONS, *_REVERSED)}
+HANDLED = {
+    add_product: (torch.addcmul, T.addcmul, T.addcmul_),
+    add: (torch.add, T.add, T.add_, T.__add__, T.__radd__, T.__iadd__, *_SUBTRACTIONS, *_REVERSED),
+}

@@ -106,8 +106,12 @@ def test_a_constant_takes_its_share_and_keeps_it(name, passed, signed):
 
 @pytest.mark.parametrize("name", WITH_CONSTANTS)
 def test_without_biases_a_constant_takes_nothing(name, passed, signed):
-    found = passed(WITH_CONSTANTS[name][0], signed(3, 4), keeps_biases=False)
-    assert torch.equal(found.relevance, found.start[0])
+    x = signed(3, 4)
+    found, kept = (passed(WITH_CONSTANTS[name][0], x, keeps_biases=keeps) for keeps in (False, True))
+    missing = (found.start[0] - kept.relevance).sum(1, keepdim=True)
+    handed_back = x.abs() / x.abs().sum(1, keepdim=True) * missing
+    assert torch.allclose(found.relevance, kept.relevance + handed_back, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(found.relevance.sum(1), found.start[0].sum(1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", WITH_CONSTANTS)
@@ -122,6 +126,21 @@ def test_a_value_that_is_broadcast_over_a_constant_collects_what_arrives(keeps_b
     found = passed(lambda x: x + CONSTANT, row, keeps_biases=keeps_biases)
     expected = row * ratio(found.start[0], found.output) if keeps_biases else found.start[0]
     assert torch.allclose(found.relevance, expected.sum(0), rtol=1e-9)
+
+
+@pytest.mark.parametrize("value", [1, -2.5])
+def test_a_sum_with_a_product_is_a_product_and_a_sum(value, passed, signed):
+    x, a, b = signed(3, 4), signed(3, 4, seed=1), signed(3, 4, seed=2)
+    for function in (
+        lambda x, a, b: torch.addcmul(x, a, b, value=value), lambda x, a, b: x.addcmul_(a, b, value=value),
+    ):  # fmt: skip
+        found = passed(function, x, a, b)
+        parts = passed(lambda x, a, b: x + value * (a * b), x, a, b)
+        assert torch.allclose(found.output, torch.addcmul(x, a, b, value=value))
+        for got, expected in zip(found.relevances, parts.relevances, strict=True):
+            assert torch.allclose(got, expected, rtol=1e-9)
+    constant = passed(lambda x: x + torch.addcmul(CONSTANT, CONSTANT, CONSTANT), x, keeps_biases=False)
+    assert torch.allclose(constant.relevance.sum(1), constant.start[0].sum(1), rtol=1e-5)
 
 
 def test_sums_of_constants_are_ordinary(passed, signed):

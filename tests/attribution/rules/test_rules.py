@@ -190,6 +190,7 @@ def signed(*shape: int, seed: int = 0) -> T:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("rule", FORMULAS)
 def test_a_rule_is_its_formula(rule, name, layers):
