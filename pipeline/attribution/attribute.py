@@ -77,7 +77,8 @@ class Attribution:
 class Explainer:
     """A model made ready for many attributions: its data flow watched once, BatchNorm folded, weights prepared.
 
-    The model given is never changed, nor copied: it may go on training, and is then explained as it is.
+    The model given is never changed, nor copied: it may go on training, and is then explained as it is. Only weights
+    written through `.data` are not noticed; make a new explainer after that.
 
     Args:
         model: any module written in Python, pixels -> logits.
@@ -137,6 +138,8 @@ class Explainer:
                 value per channel; called as soon as they are there, so that maps of all layers never lie in memory
                 together.
         """
+        if not len(x):
+            raise ValueError("the batch is empty; attribution needs at least one sample.")
         if not self._holds_the_same_tensors():
             self._watch(x[:2])
         conditions = conditions or {}
@@ -167,15 +170,19 @@ class Explainer:
                 begin, seed = _node_of_logits(tape, logits), start_weights(logits, target, start)
             else:
                 begin, seed = nodes[start_layer], start_at(begins.pop(start_layer), start_relevance)
-            wanted = {nodes[name]: partial(keep_relevance, name) for name in layers}
-            wanted |= {pixels: partial(unchanged, "")} if at_input else {}
+                if begin is None:
+                    raise ValueError(
+                        f"start_layer '{start_layer}' does not depend on the input, so nothing there can be explained."
+                    )
+            keepers: dict[Node | None, dict[str, Keep]] = {pixels: {"": unchanged}} if at_input else {}
+            for name in layers:
+                keepers.setdefault(nodes[name], {})[name] = keep_relevance
+            wanted = {node: partial(_keep_all, those) for node, those in keepers.items() if node is not None}
             filters = {nodes[name]: _as_filter(condition) for name, condition in conditions.items()}
             found = tape.propagate({begin: seed}, wanted, filters)
-            none = {name: zero for name, zero in zeros.items() if nodes[name] not in found}
-            relevances = {
-                name: keep_relevance(name, none[name]) if name in none else found[nodes[name]] for name in layers
-            }
-            relevance = found.get(pixels, torch.zeros_like(place)) if at_input else None
+            kept = {name: values for those in found.values() for name, values in those.items()}
+            relevances = {name: kept[name] if name in kept else keep_relevance(name, zeros[name]) for name in layers}
+            relevance = kept.get("", torch.zeros_like(place)) if at_input else None
         return Attribution(relevance, logits, relevances, activations)
 
     def _watch(self, example: torch.Tensor) -> None:
@@ -266,6 +273,11 @@ def _require_layers(rules: Mapping[str, object], names: Iterable[str]) -> None:
                 f"rules: no layer with weights matches '{pattern}'.{nearest(pattern, paths)} "
                 f"Layers: {', '.join(paths[:40])}."
             )
+
+
+def _keep_all(keepers: Mapping[str, Keep], relevance: torch.Tensor) -> dict[str, Any]:
+    """Keep of one tensor what each layer that puts it out keeps: a layer may hand its input on."""
+    return {name: keep(name, relevance) for name, keep in keepers.items()}
 
 
 def _as_filter(condition: Condition) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -13,8 +13,8 @@ import torch
 
 from .rules.linear_operation import Parts
 
-SMALLEST_SCALE = 1e-4
-"""A BatchNorm with a smaller factor is not undone by division: too little of what it took is left."""
+LARGEST_OFFSET = 1e3
+"""In deviations of a channel. A BatchNorm that moves values farther is not undone: rounding would be what is left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +118,10 @@ class Undo:
     @classmethod
     def of(cls, norm: Norm) -> Undo | None:
         """Return it for a BatchNorm; None where a factor is too small to be divided by."""
-        scale = norm.scale()
-        if bool((scale.abs() < SMALLEST_SCALE).any()):
+        scale, shift = norm.scale(), norm.shift(None)
+        if bool((shift.abs() >= LARGEST_OFFSET * norm.variance.sqrt() * scale.abs()).any()):
             return None
-        return cls(-norm.shift(None) / scale, 1 / scale)
+        return cls(-shift / scale, 1 / scale)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,6 +30,7 @@ class Node:
         depth: linear maps on the way from the pixels; rules for first layers apply at 0.
         nonnegative: known to hold no negative value.
         gate: an output of sigmoid or softmax, that weighs other values instead of being one.
+        attention: an output of softmax, or made of such outputs alone; a gate as well.
         uses: operations that took it so far.
         wanted: its relevance is needed, for itself or for something that it was computed from.
     """
@@ -37,6 +38,7 @@ class Node:
     depth: int = 0
     nonnegative: bool = False
     gate: bool = False
+    attention: bool = False
     uses: int = 0
     wanted: bool = False
 
@@ -120,6 +122,7 @@ class Tape(TorchFunctionMode):
         deeper: bool = False,
         nonnegative: bool = False,
         gate: bool = False,
+        attention: bool = False,
     ) -> None:
         """Add an operation; its way back is kept where relevance is wanted at, or below, one of its inputs.
 
@@ -128,7 +131,7 @@ class Tape(TorchFunctionMode):
             inputs: those of its inputs that have nodes.
             back: takes the relevance of every output (None: none arrived), returns that of every input.
             deeper: the operation is a linear map.
-            nonnegative, gate: what is known of the results.
+            nonnegative, gate, attention: what is known of the results.
 
         Raises:
             ValueError: an input holds a BatchNorm that should have come first.
@@ -143,10 +146,10 @@ class Tape(TorchFunctionMode):
         for node in nodes:
             node.uses += 1
         depth = max(node.depth for node in nodes) + deeper
-        # what is computed from gates alone, such as mixed attention weights, is a gate
-        gate = gate or all(node.gate for node in nodes)
+        # weights of attention stay weights when they are mixed; a sigmoid may as well end a layer of the trunk
+        attention = attention or all(node.attention for node in nodes)
         wanted = any(node.wanted for node in nodes)
-        made = tuple(Node(depth, nonnegative, gate, wanted=wanted) for _ in outputs)
+        made = tuple(Node(depth, nonnegative, gate or attention, attention, wanted=wanted) for _ in outputs)
         for tensor, node in zip(outputs, made, strict=True):
             self._nodes[tensor] = node
         if wanted:

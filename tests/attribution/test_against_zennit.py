@@ -14,6 +14,7 @@ from zennit.types import Activation, AvgPool
 from zennit.types import Linear as LinearMap
 
 from pipeline.attribution import COMPOSITES, Attribution, Explainer
+from pipeline.attribution.canonize import canonized_copy
 from pipeline.attribution.zennit_adapter import attribute_by_zennit
 from pipeline.models.build import AuditModel, Normalize
 
@@ -139,3 +140,16 @@ def test_whole_networks_agree(architecture, name, scrambled, pixels):
     assert difference(first, truth) <= 5 * rounding and rounding <= 2e-3
     assert difference(last, truth) <= 10 * rounding
     assert difference(last, first) <= (5e-3 if name == "epsilon" else 5e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPOSITES)
+@pytest.mark.parametrize("architecture", [*WHOLE, "vgg16"])
+def test_on_a_folded_network_both_round_alike(architecture, name, scrambled, pixels):
+    """With the same weights given to both, single precision agrees as closely as it can: nothing else differs."""
+    size = WHOLE.get(architecture, 32)
+    model = scrambled(torchvision.models.get_model(architecture, weights=None, num_classes=4))
+    x, target = pixels(2, 3, size, size), torch.tensor([0, 3])
+    folded = canonized_copy(model, x)
+    found = by_us(folded, x, target, name, channels_last=False)
+    assert difference(found, by_zennit(folded, x, target, name)) <= 1e-6

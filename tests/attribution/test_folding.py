@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from pipeline.attribution import Explainer
 from pipeline.attribution.canonize import canonized_copy
 from pipeline.attribution.composites import COMPOSITES
-from pipeline.attribution.folding import SMALLEST_SCALE, Norm, Plan, Weights
+from pipeline.attribution.folding import Norm, Plan, Weights
 from pipeline.attribution.tape import Tape
 from pipeline.attribution.zennit_adapter import attribute_by_zennit
 from pipeline.models.modes import evaluation_mode
@@ -201,13 +201,13 @@ def test_weights_that_are_computed_anew_are_not_folded(scrambled, pixels):
     same_as_the_network(model.double(), pixels(3, 3, 8, 8).double(), ["0", "1"])
 
 
-@pytest.mark.parametrize("factor", [0.0, 1e-7, SMALLEST_SCALE / 2, SMALLEST_SCALE * 2, -0.3])
+@pytest.mark.parametrize("factor", [0.0, 1e-7, 1e-4, 1e-3, -0.3])
 def test_a_convolutions_activation_is_its_own_for_any_factor_of_its_norm(factor, scrambled, pixels):
     model = scrambled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)))
     model[1].weight.data[1] = factor
     x = pixels(3, 3, 8, 8)
     assert folded(model, x) == ["0"]
-    same_as_the_network(model, x, ["0"], tolerance=1e-5 if abs(factor) < SMALLEST_SCALE or abs(factor) > 0.1 else 5e-3)
+    same_as_the_network(model, x, ["0"], tolerance=2e-4)
     same_as_the_network(model.double(), x.double(), ["0"], tolerance=1e-8)
 
 

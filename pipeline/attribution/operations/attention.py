@@ -61,7 +61,7 @@ def softmax(tape, function, args, kwargs):
         values = x.nan_to_num(neginf=0.0)  # masked positions have weight 0
         return [values * (relevance - output * relevance.sum(axis, keepdim=True))]
 
-    tape.record(output, [x], back, nonnegative=True, gate=True)
+    tape.record(output, [x], back, nonnegative=True, attention=True)
     return output
 
 

@@ -78,8 +78,6 @@ def _record_constant(tape, x: T, constant: object, output: T) -> None:
         found = x * sum_to(stabilized_ratio(relevance, output, epsilon), x.shape)
         if tape.keeps_biases:
             return [found]
-        if x.ndim != output.ndim or len(x) != len(output):
-            return [sum_to(relevance, x.shape)]  # no sample of its own
         # handed to all of the sample, not to the same place: where the sum nearly cancels that would be singular
         missing, magnitude = relevance.flatten(1).sum(1) - found.flatten(1).sum(1), x.abs()
         rate = stabilized_ratio(missing, magnitude.flatten(1).sum(1), epsilon)

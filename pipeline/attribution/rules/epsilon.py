@@ -22,6 +22,10 @@ class Epsilon:
 
     reads_output: ClassVar[bool] = True
 
+    def __post_init__(self):
+        if self.epsilon < 0:
+            raise ValueError(f"epsilon is {self.epsilon}; it must be at least 0.")
+
     def __call__(self, operation: LinearOperation, relevance: torch.Tensor) -> torch.Tensor:
         """Return relevance of the input."""
         scaled = stabilized_ratio(relevance, operation.output, self.epsilon)

@@ -24,6 +24,10 @@ class Gamma:
 
     reads_output: ClassVar[bool] = True
 
+    def __post_init__(self):
+        if self.gamma < 0:
+            raise ValueError(f"gamma is {self.gamma}; it must be at least 0.")
+
     def __call__(self, operation: LinearOperation, relevance: torch.Tensor) -> torch.Tensor:
         """Return relevance of the input."""
         raised = self._strengthened(operation.weight, "positive")
