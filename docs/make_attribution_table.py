@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.attribution.architectures import SIZES, Examination, examine
 from pipeline.attribution.composites import COMPOSITES
-from pipeline.attribution.health import TOLERANCE
+from pipeline.attribution.health_check import TOLERANCE
 
 DOCUMENT = Path(__file__).parent / "attribution.md"
 BEGIN, END = "<!-- table: make attribution-table writes it -->\n", "<!-- end of table -->\n"

@@ -136,6 +136,7 @@ def test_every_file_of_the_contract_is_there_and_no_other(finished):
         "model/original.pt",
         "model/history.csv",
         "precompute/features.h5",
+        "precompute/features.seal.json",
         "precompute/health.json",
         "reveal/findings.json",
         "reveal/biases.json",
@@ -159,16 +160,18 @@ def test_architecture_names_the_files_that_are_there(finished):
     block = text.partition("## Files of a run")[2].split("```")[1]
     named = set(re.findall(r"[a-z]+\.(?:json|yaml|csv|pt|h5|html|xml|png)\b", block))
     there = {path.name for path in finished.root.rglob("*")}
-    assert named - there == {"annotations.json"}, "that one is written by people"
+    elsewhere = {"annotations.json", "seal.json"}
+    assert named - there == elsewhere, "written by people, and by several processes"
     assert len(named) > 10
 
 
 def test_feature_store_has_the_documented_groups(finished):
     samples = RunDirectory(finished.root).manifest().stages["train"].notes["dataset"]["samples"]
     with h5py.File(finished.root / "precompute/features.h5") as file:
-        assert set(file) == {"layers", "heatmaps", "logits", "labels", "ids"}
-        assert set(file["heatmaps"]) == {"label", "predicted"}
-        kept = {"activation_max", "activation_mean", "relevance_label", "relevance_predicted"}
+        assert set(file) == {"layers", "heatmaps", "heatmap_scales", "logits", "labels", "ids"}
+        assert set(file["heatmaps"]) == set(file["heatmap_scales"]) == {"label", "predicted"}
+        relevance = {f"relevance_{name}" for name in ("label", "predicted", "scale_label", "scale_predicted")}
+        kept = {"activation_max", "activation_mean", *relevance}
         assert len(file["layers"]) > 0
         assert all(set(layer) == kept for layer in file["layers"].values())
         assert len(file["ids"]) == len(file["logits"]) == len(file["heatmaps/label"]) == samples > 0

@@ -1,11 +1,33 @@
-"""Attribution: LRP by rules, differentiable again, on any network; LRP-Flex; and methods to compare them with."""
+"""Attribution: LRP by rules, differentiable again, on any network; LRP-Flex; and methods to compare them with.
 
-from .attribute import Attribution, Explainer, attribute
-from .baselines import BASELINES
-from .composites import COMPOSITES, Composite, make_composite
-from .health import health
-from .lrp_flex import lrp_flex
-from .rules import RULES
+What is public is imported when it is first asked for: the command line answers before torch is there.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .baselines import BASELINES
+    from .composites import COMPOSITES, Composite, make_composite
+    from .explainer import Attribution, Explainer, attribute
+    from .flex import lrp_flex
+    from .health_check import health
+    from .rules import RULES
+
+_PLACES = {
+    "BASELINES": "baselines",
+    "COMPOSITES": "composites",
+    "RULES": "rules",
+    "Attribution": "explainer",
+    "Composite": "composites",
+    "Explainer": "explainer",
+    "attribute": "explainer",
+    "health": "health_check",
+    "lrp_flex": "flex",
+    "make_composite": "composites",
+}
 
 __all__ = [
     "BASELINES",
@@ -19,3 +41,13 @@ __all__ = [
     "lrp_flex",
     "make_composite",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f".{_PLACES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

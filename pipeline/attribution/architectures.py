@@ -21,7 +21,7 @@ from pipeline.models.modes import evaluation_mode
 from pipeline.workspace.atomic import atomic_path
 from pipeline.workspace.records import Health, Record
 
-from .health import health
+from .health_check import health
 
 SIZES: dict[str, int] = {
     "local:small_cnn": 32,

@@ -14,7 +14,7 @@ from .sums import ProportionalSums
 from .targets import Start, StartRelevance, Target, start_at, start_weights
 
 if TYPE_CHECKING:
-    from .attribute import Attribution
+    from .explainer import Attribution
 
 
 def is_zennit_composite(composite: object) -> bool:
@@ -38,7 +38,7 @@ def attribute_by_zennit(
     Residual sums and functional averages share in proportion, which zennit does only where a canonizer brings modules
     for them. Outputs of layers are those of the copy, with BatchNorm folded in. See `pipeline.attribution.attribute`.
     """
-    from .attribute import Attribution
+    from .explainer import Attribution
 
     copy = canonized_copy(model, x[:2])
     recorded = [*layers, *([start_layer] if start_layer and start_layer not in layers else [])]

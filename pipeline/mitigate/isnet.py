@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pipeline.attribution.lrp_flex import lrp_flex
+from pipeline.attribution.flex import lrp_flex
 from pipeline.config.mitigate import IsnetMethod
 from pipeline.data.batches import Batches
 from pipeline.data.memory import split_indices

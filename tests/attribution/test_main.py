@@ -178,11 +178,9 @@ def test_wrong_usage_ends_with_2(run, arguments, told):
 
 
 def test_arguments_are_understood_before_anything_heavy_is_imported():
-    """The file alone, as its package is imported before it."""
-    file = PROJECT / "pipeline" / "attribution" / "__main__.py"
     code = (
         "import runpy, sys\nsys.argv = ['attribution', '--help']\n"
-        f"try: runpy.run_path({str(file)!r}, run_name='__main__')\n"
+        "try: runpy.run_module('pipeline.attribution', run_name='__main__')\n"
         "finally: print('HEAVY', *({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)

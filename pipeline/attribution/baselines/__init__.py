@@ -15,7 +15,7 @@ from .shap_superpixels import shap_superpixels
 from .smooth_grad import smooth_grad
 
 if TYPE_CHECKING:
-    from ..attribute import Attribution
+    from ..explainer import Attribution
 
 
 @dataclass(frozen=True)

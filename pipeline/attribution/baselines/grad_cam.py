@@ -17,7 +17,7 @@ from .explained_quantity import gradients, kept_from_in_place_changes
 from .parameters import refuse, require_floating
 
 if TYPE_CHECKING:
-    from ..attribute import Attribution
+    from ..explainer import Attribution
 
 MOST_PREFIX_TOKENS = 8
 """Class, distillation and register tokens of vision transformers together stay below this."""
@@ -50,7 +50,7 @@ def grad_cam(
         ValueError: layers or a graph are requested, no layer has positions, the tokens of `layer` make no grid, or a
             target that does not fit.
     """
-    from ..attribute import Attribution
+    from ..explainer import Attribution
 
     refuse("grad_cam", layers, create_graph)
     require_floating(x)

@@ -12,7 +12,7 @@ from ..targets import Target
 from .explained_quantity import gradients
 
 if TYPE_CHECKING:
-    from ..attribute import Attribution
+    from ..explainer import Attribution
 
 
 def gradient(
@@ -38,7 +38,7 @@ def gradient(
     Raises:
         ValueError: a target that does not fit, or a layer that does not run exactly once.
     """
-    from ..attribute import Attribution
+    from ..explainer import Attribution
 
     found = gradients(model, x, target, layers=layers, create_graph=create_graph)
     return Attribution(

@@ -15,7 +15,7 @@ from .explained_quantity import gradients
 from .parameters import refuse
 
 if TYPE_CHECKING:
-    from ..attribute import Attribution
+    from ..explainer import Attribution
 
 _RECTIFIERS = {
     torch.relu: torch.relu,
@@ -50,7 +50,7 @@ def guided(
         ValueError: a graph is requested, the network has no rectifier, a target that does not fit, or a layer that does
             not run exactly once.
     """
-    from ..attribute import Attribution
+    from ..explainer import Attribution
 
     refuse("guided", create_graph=create_graph)
     with _GuidedRectifiers() as mode:

@@ -14,7 +14,7 @@ from .explained_quantity import averaged_gradient, predict
 from .parameters import missing_input, refuse, require_at_least
 
 if TYPE_CHECKING:
-    from ..attribute import Attribution
+    from ..explainer import Attribution
 
 
 def integrated_gradients(
@@ -46,7 +46,7 @@ def integrated_gradients(
     Raises:
         ValueError: layers or a graph are requested, no steps, a baseline or a target that does not fit.
     """
-    from ..attribute import Attribution
+    from ..explainer import Attribution
 
     refuse("integrated_gradients", layers, create_graph)
     require_at_least(1, steps=steps, batch_size=batch_size)

@@ -14,7 +14,7 @@ from .explained_quantity import logits_of, predict
 from .parameters import missing_input, refuse, require_at_least, require_floating
 
 if TYPE_CHECKING:
-    from ..attribute import Attribution
+    from ..explainer import Attribution
 
 BLUR = 0.1
 """Standard deviation of the blur as a share of each axis; little of what a cell of a 7 x 7 grid shows survives it."""
@@ -56,7 +56,7 @@ def shap_superpixels(
     Raises:
         ValueError: layers or a graph are requested, segments, samples, a baseline or a target that do not fit.
     """
-    from ..attribute import Attribution
+    from ..explainer import Attribution
 
     refuse("shap_superpixels", layers, create_graph)
     require_at_least(1, batch_size=batch_size)

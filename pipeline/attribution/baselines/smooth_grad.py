@@ -13,7 +13,7 @@ from .explained_quantity import averaged_gradient, predict
 from .parameters import refuse, require_at_least
 
 if TYPE_CHECKING:
-    from ..attribute import Attribution
+    from ..explainer import Attribution
 
 
 def smooth_grad(
@@ -48,7 +48,7 @@ def smooth_grad(
     Raises:
         ValueError: layers or a graph are requested, no samples, negative noise, or a target that does not fit.
     """
-    from ..attribute import Attribution
+    from ..explainer import Attribution
 
     refuse("smooth_grad", layers, create_graph)
     require_at_least(1, samples=samples, batch_size=batch_size)

@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.attribution import Explainer
 from pipeline.attribution.rules import RULES, make_rule
+from pipeline.errors import ConfigError
 from pipeline.models.build import AuditModel, Normalize
 
 T = torch.Tensor
@@ -348,3 +349,9 @@ def test_a_range_that_fits_no_channel_is_refused(scrambled):
 
 def test_a_rule_made_from_a_text_is_the_rule_made_by_hand():
     assert make_rule("gamma(gamma=3)") == RULES["gamma"](3.0)
+
+
+@pytest.mark.parametrize("text", ["gamma(gamma=-1)", "epsilon(epsilon=-0.1)"])
+def test_negative_parameters_are_refused(text):
+    with pytest.raises(ConfigError, match="must be at least 0"):
+        make_rule(text)

@@ -16,8 +16,8 @@ from pipeline.models.modes import evaluation_mode
 
 from .baselines import BASELINES
 from .composites import COMPOSITES, Composite, make_composite, pixel_range
+from .flex import lrp_flex
 from .folding import Norm, Plan, Weights
-from .lrp_flex import lrp_flex
 from .recording import record_outputs
 from .tape import Node, Tape
 from .targets import Start, StartRelevance, Target, start_at, start_weights

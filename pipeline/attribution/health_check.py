@@ -12,7 +12,7 @@ from pipeline.models.modes import evaluation_mode
 from pipeline.models.trace import trace_layers
 from pipeline.workspace.records import Health, LayerHealth
 
-from .attribute import Explainer
+from .explainer import Explainer
 from .recording import record_outputs
 
 if TYPE_CHECKING:

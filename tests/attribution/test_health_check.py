@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from pipeline.attribution import COMPOSITES, Explainer, health
-from pipeline.attribution.health import SMALLEST_LOGIT, TOLERANCE, layers_on_the_way
+from pipeline.attribution.health_check import SMALLEST_LOGIT, TOLERANCE, layers_on_the_way
 from pipeline.models.build import AuditModel, Normalize, forbid_in_place
 from pipeline.models.modes import evaluation_mode
 from pipeline.models.small_cnn import small_cnn

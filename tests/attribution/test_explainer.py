@@ -596,3 +596,40 @@ def test_the_shortcut_has_the_explainers_options():
     of_shortcut = inspect.signature(attribute).parameters
     shared = ("x", "target", "layers", "start", "start_layer", "start_relevance", "create_graph")
     assert all(of_explainer[name].default == of_shortcut[name].default for name in shared)
+
+
+def test_a_layer_that_hands_its_input_on_keeps_what_it_keeps_under_its_own_name(scrambled, pixels):
+    head = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Identity(), nn.Flatten(), nn.Linear(64, 3))
+    network, x = scrambled(nn.Sequential(nn.Identity(), *head)), pixels(2, 3, 6, 6)
+    layers = ["0", "2", "3"]
+    found = Explainer(network, x).attribute(x, 1, layers=layers, keep_relevance=lambda name, r: (name, r.sum()))
+    assert [found.relevances[name][0] for name in layers] == layers
+    assert torch.allclose(found.relevances["0"][1], found.relevance.sum())
+    assert found.relevances["2"][1] == found.relevances["3"][1]
+
+
+class Positions(nn.Module):
+    """Adds what a layer of its own makes of no input."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.made, self.last = nn.Linear(6, 5), nn.Linear(2, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu() + self.made(torch.ones(2)))
+
+
+def test_a_layer_that_does_not_depend_on_the_input_explains_nothing(scrambled, pixels):
+    network, x = scrambled(Positions()), pixels(4, 6)
+    explainer = Explainer(network, x, without_biases=True)
+    found = explainer.attribute(x, 1, layers=["first", "made"])
+    assert found.relevances["made"].abs().max() == 0 and found.activations["made"].abs().max() > 0
+    assert torch.allclose(found.relevances["first"].sum(1), found.logits[:, 1], rtol=1e-4)
+    with pytest.raises(ValueError, match="start_layer 'made' does not depend on the input"):
+        explainer.attribute(x, start_layer="made", start_relevance=lambda activation: activation)
+
+
+def test_an_empty_batch_is_refused(plain, pixels):
+    explainer = Explainer(plain(), pixels(2, 3, 12, 12))
+    with pytest.raises(ValueError, match="the batch is empty"):
+        explainer.attribute(pixels(0, 3, 12, 12))
