@@ -38,7 +38,10 @@ class Zb:
         )
 
     def _along_inputs(self, operation: LinearOperation, bound: torch.Tensor) -> torch.Tensor:
-        """Return a bound per channel in the shape of one input; flattened pixels have their channels one by one."""
+        """Return a bound per channel in the shape of one input; flattened pixels have their channels one by one.
+
+        Padding is 0 and nothing else: there both bounds are 0.
+        """
         one, axis = operation.x[:1], operation.channel_axis
         bound = bound.to(one).flatten()
         if one.shape[axis] % len(bound):
@@ -48,4 +51,4 @@ class Zb:
             )
         shape = [1] * one.ndim
         shape[axis] = -1
-        return bound.repeat_interleave(one.shape[axis] // len(bound)).view(shape).expand_as(one)
+        return bound.repeat_interleave(one.shape[axis] // len(bound)).view(shape) * operation.evenly()

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from pipeline.attribution import attribute
 
 
-@pytest.mark.parametrize("rule", ["flat", "w_square", "absolute_share", "epsilon", "z_plus"])
+@pytest.mark.parametrize("rule", ["flat", "w_square", "absolute_share", "zb", "epsilon", "z_plus"])
 def test_padding_by_a_function_of_its_own_is_padding_of_the_convolution(rule, functional, scrambled, pixels):
     inside = scrambled(
         nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
