@@ -295,6 +295,8 @@ def _node_of_logits(tape: Tape, logits: torch.Tensor) -> Node:
 
 
 def _same(logits: torch.Tensor, expected: torch.Tensor) -> bool:
+    if not expected.isfinite().all():
+        return True  # nothing to compare with; the health check says what is wrong
     tolerance = max(TOLERANCE, 30 * torch.finfo(expected.dtype).eps)
     return bool((logits - expected).abs().max() <= tolerance * expected.abs().max())
 
