@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.attribution import architectures
+from pipeline.attribution import architectures, attribute
 from pipeline.attribution.architectures import (
     ASLEEP,
     CLASSES,
@@ -198,6 +198,23 @@ def test_required_networks_conserve_relevance(name):
     assert found.verdict == "healthy", found.error
     assert found.health.conservation == pytest.approx(1, abs=tolerance)
     assert found.health.without_rule == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", SIZES)
+def test_no_network_is_touched_by_its_explanation(arch, untouched):
+    """Parameters, buffers, hooks and training flags stay, and the optimizer goes on training the same parameters."""
+    if arch.startswith("timm:"):
+        pytest.importorskip("timm")
+    images = make_images(2, (3, SIZES[arch], SIZES[arch]), generator())
+    model = make_model(arch, images).train()
+    parameter = next(iter(model.parameters()))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    untouched(model, lambda: attribute(model, images, 1))
+    before = parameter.clone()
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert torch.equal(next(iter(model.parameters())), before - 1)
 
 
 # Examinations
