@@ -78,7 +78,7 @@ def _check_health(context: StageContext, dataset: WorldView, model: AuditModel) 
         f"    attribution health: conservation {record.conservation:.3f} (ideal 1), bias share "
         f"{record.bias_share:.3f}, {'finite' if record.finite else 'NOT FINITE'}"
     )
-    if not record.healthy:
+    if record.warning:
         context.reporter.say(f"    WARNING: {record.warning}")
 
 

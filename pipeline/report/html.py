@@ -149,6 +149,8 @@ def standing_warnings(audit: Audit) -> list[str]:
     elif not audit.health.healthy:
         reason = audit.health.warning or f"conservation {audit.health.conservation:.3g} instead of 1"
         found.append(f"Attributions are NOT HEALTHY on this architecture, do not trust the heatmaps: {reason}")
+    elif audit.health.warning:
+        found.append(f"Attributions are conserved, but: {audit.health.warning}")
     unreviewed = [bias.id for bias in audit.biases if bias.status == "unreviewed"]
     if unreviewed:
         found.append(

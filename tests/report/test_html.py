@@ -220,6 +220,9 @@ def test_warnings_name_what_the_reader_must_not_overlook(build_audit, audit):
     )
     texts = standing_warnings(build_audit(health=sick))
     assert any("NOT HEALTHY" in text and "R = 256" in text for text in texts)
+    doubtful = sick.model_copy(update={"healthy": True, "conservation": 1.0, "warning": "No rule for torch.sin"})
+    texts_of_doubtful = standing_warnings(build_audit(health=doubtful))
+    assert any("No rule for torch.sin" in text and "NOT HEALTHY" not in text for text in texts_of_doubtful)
     assert any("b-1-corner" in text and "unreviewed" in text and "b-8-glyph" not in text for text in texts)
     assert any("NOT PROVIDED" in text for text in texts)
     assert audit.warnings[0] in texts

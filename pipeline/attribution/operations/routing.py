@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from ..stabilize import stabilized_ratio
 from .arguments import frozen, out_of_place, unique, with_tensors
+from .constants import handed_back
 from .transposed import transposed
 
 T = torch.Tensor
@@ -98,11 +98,7 @@ def join(tape, function, args, kwargs):
         return function(*new_args, **new_kwargs)
 
     def back(relevance):
-        shares = transposed(run, inputs, [relevance])
-        missing = relevance.flatten(1).sum(1) - sum(share.flatten(1).sum(1) for share in shares)
-        total = sum(x.abs().flatten(1).sum(1) for x in inputs)
-        rate = stabilized_ratio(missing, total, tape.composite.stabilizer)
-        return [s + x.abs() * rate.view(-1, *[1] * (x.ndim - 1)) for s, x in zip(shares, inputs, strict=True)]
+        return handed_back(relevance, inputs, transposed(run, inputs, [relevance]), tape.composite.stabilizer)
 
     tape.record(output, inputs, back)
     return output
@@ -186,10 +182,9 @@ HANDLED = {
         torch.movedim, T.movedim, torch.stack, torch.hstack, torch.vstack, torch.chunk, T.chunk, torch.split, T.split,
         torch.tensor_split, T.tensor_split, torch.unbind, T.unbind, T.__getitem__, torch.narrow, T.narrow,
         torch.select, T.select, torch.index_select, T.index_select, torch.gather, T.gather, torch.roll, T.roll,
-        torch.flip, T.flip, torch.rot90,  T.expand, T.expand_as, T.repeat, torch.repeat_interleave,
+        torch.flip, T.flip, torch.rot90, T.expand, T.expand_as, T.repeat, torch.repeat_interleave,
         T.repeat_interleave, torch.tile, T.tile, F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle, F.unfold,
-        T.unfold,
-        torch.where, T.where, torch.masked_fill, T.masked_fill, T.to, T.float, T.double, T.type, T.type_as,
+        T.unfold, torch.where, T.where, torch.masked_fill, T.masked_fill, T.to, T.float, T.double, T.type, T.type_as,
         F.max_pool1d, F.max_pool3d, torch.max_pool1d, torch.max_pool3d,
         F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d, torch.amax, T.amax, torch.max, T.max,
         torch.maximum, torch.amin, T.amin, torch.min, T.min, torch.minimum, torch.topk, T.topk, torch.sort, T.sort,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..stabilize import stabilized_ratio
+from .constants import handed_back
 
 T = torch.Tensor
 _SUBTRACTIONS = {torch.sub, torch.subtract, T.sub, T.sub_, T.__sub__, T.__isub__}
@@ -78,10 +79,7 @@ def _record_constant(tape, x: T, constant: object, output: T) -> None:
         found = x * sum_to(stabilized_ratio(relevance, output, epsilon), x.shape)
         if tape.keeps_biases:
             return [found]
-        # handed to all of the sample, not to the same place: where the sum nearly cancels that would be singular
-        missing, magnitude = relevance.flatten(1).sum(1) - found.flatten(1).sum(1), x.abs()
-        rate = stabilized_ratio(missing, magnitude.flatten(1).sum(1), epsilon)
-        return [found + magnitude * rate.view(-1, *[1] * (x.ndim - 1))]
+        return handed_back(relevance, [x], [found], epsilon)
 
     tape.record(output, [x], back)
 
