@@ -8,42 +8,102 @@ from pydantic import Field
 
 from .base import Section
 
+Spaces = Annotated[list[str], Field(min_length=1, description='"heatmap", "latent" (deep layers) or layer names')]
+LayerChoice = Literal["auto"] | list[str]
+CavKind = Literal["pattern", "ridge", "logistic", "svm", "lasso", "mean", "median", "lda"]
+
 
 class SprayConfig(Section):
-    """Spectral relevance analysis: clusters of heatmaps and of latent relevances, class by class."""
+    """Spectral relevance analysis: clusters of heatmaps and of latent relevances."""
 
     kind: Literal["spray"]
-    spaces: list[str] = Field(
-        ["heatmap", "latent"], min_length=1, description='"heatmap", "latent" (deep layers) or layer names'
+    spaces: Spaces = ["heatmap", "latent"]
+    quantity: Literal["relevance", "relevance_max", "activation"] = Field(
+        "relevance", description="what is compared in layers; relevance_max needs precompute.relevance_pooling: [max]"
     )
+    scope: Literal["class", "all"] = Field("class", description='"class" = class by class, "all" = all classes at once')
+    normalization: Literal["l1", "l2", "none"] = "l1"
     grid: int = Field(14, ge=2, description="heatmaps are pooled to grid x grid cells before comparing")
     neighbors: int = Field(8, ge=2, description="neighbours in the graph; lowered for small classes")
+    exact_up_to: int = Field(50_000, ge=0, description="more samples get an approximate neighbour graph")
     eigenvectors: int = Field(16, ge=2)
+    clustering: Literal["kmeans", "hdbscan", "agglomerative", "dbscan"] = "kmeans"
     max_clusters: int = Field(6, ge=2)
     min_cluster_size: int = Field(12, ge=3)
-    umap: bool = True
+    umap: bool = Field(True, description="show the first finding by UMAP of the spectral embedding")
+    tsne: bool = Field(False, description="show it by t-SNE as well")
+
+
+class PrototypesConfig(Section):
+    """Prototypes: a Gaussian mixture of latent relevances for each class (PCX)."""
+
+    kind: Literal["prototypes"]
+    spaces: Spaces = ["latent"]
+    covariance: Literal["diag", "tied", "full"] = "diag"
+    dimensions: int = Field(32, ge=2, description="principal components; the mixture is fitted in them")
+    max_components: int = Field(8, ge=1, description="the number of prototypes is chosen by BIC")
+    min_cluster_size: int = Field(12, ge=3)
+
+
+class OutliersConfig(Section):
+    """Samples far from all others of their class in the spectral embedding."""
+
+    kind: Literal["outliers"]
+    spaces: Spaces = ["heatmap", "latent"]
+    score: Literal["knn", "lof"] = "knn"
+    neighbors: int = Field(8, ge=2)
+    level: float = Field(0.01, gt=0, lt=0.5, description="share of samples called outliers where there are none")
+    permutations: int = Field(20, ge=1)
+    min_group: int = Field(6, ge=2, description="fewer outliers are no finding")
+
+
+class PropertiesConfig(Section):
+    """Simple image properties and metadata that go with the label, without any attribution."""
+
+    kind: Literal["properties"]
+    metadata: Literal["auto"] | list[str] = Field("auto", description='columns of the table; "auto" = group columns')
+    min_auroc: float = Field(0.6, gt=0.5, lt=1, description="lower bound of the interval that makes a finding")
+    min_group: int = Field(12, ge=3)
 
 
 class NeuronsConfig(Section):
-    """Neurons whose relevance profile over the samples of a class is unlike that of every other neuron."""
+    """Neurons whose profile over the samples of a class is unlike that of every other neuron."""
 
     kind: Literal["neurons"]
-    layers: Literal["auto"] | list[str] = "auto"
+    layers: LayerChoice = "auto"
+    quantity: Literal["relevance", "relevance_max", "relevance_mean", "activation_max", "activation_mean"] = "relevance"
+    score: Literal["knn", "lof"] = "knn"
     neighbors: int = Field(5, ge=1)
     per_class: int = Field(2, ge=1, description="outlier neurons reported for each class and layer at most")
 
 
-DetectorConfig = Annotated[SprayConfig | NeuronsConfig, Field(discriminator="kind")]
+class DoraConfig(Section):
+    """Neurons whose signals excite other neurons unlike any other neuron's signals do (extreme-activation distance)."""
+
+    kind: Literal["dora"]
+    layers: LayerChoice = "auto"
+    signals: Literal["natural", "synthetic"] = Field(
+        "natural", description="most activating samples, or images made by activation maximisation (slow)"
+    )
+    per_neuron: int = Field(5, ge=1, description="signals of each neuron")
+    iterations: int = Field(128, ge=1, description="steps of activation maximisation")
+    score: Literal["knn", "lof"] = "knn"
+    neighbors: int = Field(5, ge=1)
+    per_layer: int = Field(3, ge=1, description="outlier neurons reported for each layer at most")
+
+
+DetectorConfig = Annotated[
+    SprayConfig | PrototypesConfig | OutliersConfig | PropertiesConfig | NeuronsConfig | DoraConfig,
+    Field(discriminator="kind"),
+]
 
 
 class CavConfig(Section):
     """Concept activation vectors for the accepted biases."""
 
-    kinds: list[Literal["pattern", "svm", "ridge", "logistic"]] = Field(["pattern", "svm"], min_length=1)
-    layers: Literal["auto"] | list[str] = Field(
-        "auto", description='"auto" = the layer with the best held-out evidence'
-    )
-    pooling: Literal["max", "mean"] = "max"
+    kinds: list[CavKind] = Field(["pattern", "svm"], min_length=1)
+    layers: LayerChoice = Field("auto", description='"auto" = by held-out evidence and localization quality')
+    pooling: Literal["max", "mean", "full"] = Field("max", description='"full" needs precompute.positions')
 
 
 class RevealConfig(Section):
@@ -53,6 +113,7 @@ class RevealConfig(Section):
         default_factory=lambda: [SprayConfig(kind="spray"), NeuronsConfig(kind="neurons")], min_length=1
     )
     condition: Literal["label", "predicted"] = "label"
+    stability_runs: int = Field(5, ge=0, description="detections repeated on subsamples; 0 = none")
     accept_top: int = Field(1, ge=0, description="findings accepted without a person's verdict; marked unreviewed")
     accept_score: float = Field(
         0.0, ge=0, le=1, description="lowest suspicion score that is accepted without a verdict"

@@ -1,33 +1,11 @@
-"""What detectors propose, and what they are given."""
+"""What detectors propose."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-
-from pipeline.workspace.features import FeatureStore
-
-
-@dataclass(frozen=True)
-class ClassView:
-    """The samples of one class, as the detectors see them.
-
-    Attributes:
-        store: features of all samples.
-        class_id: the class.
-        rows: rows of the store that belong to the class, training and validation split only.
-        condition: which logit the relevances explain.
-        deep_layers: activation layers, the deepest first.
-        seed: for clusterings.
-    """
-
-    store: FeatureStore
-    class_id: int
-    rows: np.ndarray
-    condition: str
-    deep_layers: tuple[str, ...]
-    seed: int
+from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -40,8 +18,8 @@ class Candidate:
         layer: where it was seen: "input" or a layer.
         rows: rows of the whole class.
         members: booleans over `rows`: who belongs to the group.
-        conductance: share of the neighbour graph's edges that leave the group; 0 = an island.
         neuron_ids: channels that define the group, if any.
+        note: what the detector can say about the group in one plain sentence, if anything.
     """
 
     detector: str
@@ -49,8 +27,8 @@ class Candidate:
     layer: str
     rows: np.ndarray
     members: np.ndarray
-    conductance: float
     neuron_ids: tuple[int, ...] = ()
+    note: str = ""
 
     @property
     def member_rows(self) -> np.ndarray:
@@ -58,9 +36,24 @@ class Candidate:
         return self.rows[self.members]
 
 
+@dataclass(frozen=True)
+class Detection:
+    """What a detector returns.
+
+    Attributes:
+        candidates: groups; none where there is nothing to say.
+        arrays: name -> figures behind them, stored in `reveal/<detector>.h5`; "/" in a name makes groups.
+        pictures: caption -> picture of the whole detection, stored as `reveal/<detector>-<number>.png`.
+    """
+
+    candidates: list[Candidate]
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    pictures: dict[str, Image.Image] = field(default_factory=dict)
+
+
 def same_side_overlap(a: Candidate, b: Candidate) -> float:
     """Return the Jaccard overlap of two groups of one class; 0 for groups of different classes."""
-    return _jaccard(a.members, b.members) if a.class_id == b.class_id else 0.0
+    return jaccard(a.members, b.members) if a.class_id == b.class_id else 0.0
 
 
 def overlap(a: Candidate, b: Candidate) -> float:
@@ -70,8 +63,9 @@ def overlap(a: Candidate, b: Candidate) -> float:
     """
     if a.class_id != b.class_id:
         return 0.0
-    return max(_jaccard(a.members, b.members), _jaccard(a.members, ~b.members), _jaccard(~a.members, b.members))
+    return max(jaccard(a.members, b.members), jaccard(a.members, ~b.members), jaccard(~a.members, b.members))
 
 
-def _jaccard(first: np.ndarray, second: np.ndarray) -> float:
+def jaccard(first: np.ndarray, second: np.ndarray) -> float:
+    """Return |A and B| / |A or B| of two memberships `[N]`; 0 where both are empty."""
     return float((first & second).sum() / max((first | second).sum(), 1))

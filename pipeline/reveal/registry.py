@@ -6,22 +6,31 @@ from typing import Protocol
 
 from pipeline.config.reveal import DetectorConfig
 
-from .candidates import Candidate, ClassView
+from .candidates import Detection
+from .dora import Dora
 from .neurons import Neurons
+from .outliers import Outliers
+from .properties import Properties
+from .prototypes import Prototypes
 from .spray import Spray
+from .view import DataView
 
 
 class Detector(Protocol):
-    """Looks at the samples of one class and proposes groups of them."""
+    """Looks at samples and proposes groups of them."""
 
-    def detect(self, view: ClassView) -> list[Candidate]:
-        """Return groups of samples; an empty list where there is nothing to say."""
+    def detect(self, view: DataView) -> Detection:
+        """Return groups of samples, and the figures and pictures behind them."""
         ...
 
 
 DETECTORS: dict[str, type] = {
     "spray": Spray,
+    "prototypes": Prototypes,
+    "outliers": Outliers,
+    "properties": Properties,
     "neurons": Neurons,
+    "dora": Dora,
 }
 
 

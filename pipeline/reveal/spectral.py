@@ -25,12 +25,6 @@ class Spectrum:
     graph: sparse.csr_array
 
 
-def normalize_rows(features: np.ndarray) -> np.ndarray:
-    """Divide each row by the sum of its absolute values, so that the size of the logit does not matter."""
-    features = np.asarray(features, dtype=np.float32).reshape(len(features), -1)
-    return features / np.maximum(np.abs(features).sum(1, keepdims=True), 1e-12)
-
-
 def neighbor_graph(features: np.ndarray, neighbors: int) -> sparse.csr_array:
     """Return the symmetric graph of nearest neighbours by Euclidean distance, exact, without self-loops.
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.config.reveal import SprayConfig
-from pipeline.errors import ConfigError, nearest
 
-from .candidates import Candidate, ClassView
-from .spectral import Spectrum, choose_clusters, cluster, conductance, normalize_rows, spectrum
+from .candidates import Candidate, Detection
+from .spaces import normalize_rows, space_features
+from .spectral import Spectrum, choose_clusters, cluster, spectrum
+from .view import ClassView, DataView
 
 
 @dataclass(frozen=True)
@@ -64,65 +65,28 @@ def spray(
 class Spray:
     """The detector `spray`: runs `spray` class by class on heatmaps and on latent relevances."""
 
-    LATENT_LAYERS = 2
-
     def __init__(self, config: SprayConfig):
         self.config = config
 
-    def detect(self, view: ClassView) -> list[Candidate]:
-        """Return every group of the class in every configured space."""
+    def detect(self, view: DataView) -> Detection:
+        """Return every group of every class in every configured space."""
         found = []
-        for space in self._spaces(view):
-            result = self.analyse(view, space)
-            if result is None:
-                return []
-            found += [
-                Candidate("spray", view.class_id, space, view.rows, members, conductance(result.view.graph, members))
-                for members in result.groups
-            ]
-        return found
+        for space in view.spaces(self.config.spaces, "spray"):
+            for each in view.classes():
+                result = self.analyse(each, space)
+                groups = result.groups if result else ()
+                found += [Candidate("spray", each.class_id, space, each.rows, members) for members in groups]
+        return Detection(found)
 
     def analyse(self, view: ClassView, space: str) -> SprayResult | None:
         """Return the spectral analysis of the class in one space, or None for a class that is too small."""
         if len(view.rows) < 2 * self.config.min_cluster_size:
             return None
         return spray(
-            self._relevances(view, space),
+            space_features(view.data, view.rows, space, quantity=self.config.quantity, grid=self.config.grid),
             neighbors=self.config.neighbors,
             eigenvectors=self.config.eigenvectors,
             max_clusters=self.config.max_clusters,
             min_cluster_size=self.config.min_cluster_size,
-            seed=view.seed,
+            seed=view.data.seed,
         )
-
-    def _spaces(self, view: ClassView) -> list[str]:
-        spaces: list[str] = []
-        for space in self.config.spaces:
-            if space == "heatmap":
-                spaces.append("input")
-            elif space == "latent":
-                spaces += view.deep_layers[: self.LATENT_LAYERS]
-            elif space in view.store.layers:
-                spaces.append(space)
-            else:
-                known = ["heatmap", "latent", *view.store.layers]
-                raise ConfigError(
-                    f"reveal.detectors: spray cannot look at '{space}'.{nearest(space, known)} "
-                    f"Allowed: {', '.join(known)}."
-                )
-        return list(dict.fromkeys(spaces))
-
-    def _relevances(self, view: ClassView, space: str) -> np.ndarray:
-        if space == "input":
-            return pool_to_grid(view.store.heatmaps(view.condition, view.rows), self.config.grid)
-        return view.store.relevances(space, view.condition, view.rows)
-
-
-def pool_to_grid(heatmaps: np.ndarray, grid: int) -> np.ndarray:
-    """Return heatmaps `[N, H, W]` averaged over grid x grid cells; smaller heatmaps stay as they are."""
-    import torch
-    from torch.nn.functional import adaptive_avg_pool2d
-
-    if max(heatmaps.shape[1:]) <= grid:
-        return heatmaps
-    return adaptive_avg_pool2d(torch.from_numpy(heatmaps)[:, None], grid)[:, 0].numpy()

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FINDINGS_VERSION = 1
-BIASES_VERSION = 1
+FINDINGS_VERSION = 2
+BIASES_VERSION = 2
 AUDIT_VERSION = 1
 
 
@@ -33,6 +33,11 @@ class Finding(Record):
     score_parts: dict[str, float]
     sample_ids: list[str]
     neuron_ids: list[int] = []
+    note: str = Field("", description="what the detector says about the group, in a sentence")
+    also_seen: list[str] = Field([], description='"detector in layer" of every other candidate that is the same group')
+    stability: float | None = Field(
+        None, ge=0, le=1, description="mean best Jaccard overlap when detection is repeated on subsamples; null: not run"
+    )
     evidence: dict[str, str] = Field({}, description="what it shows -> picture, relative to the run directory")
 
 
@@ -53,6 +58,17 @@ class Verdict(Record):
     why: str = ""
 
 
+class SampleLabel(Record):
+    """A person's word on a sample, one entry of the append-only journal `annotations.json`."""
+
+    bias: str = Field(description="id of a finding, or a name of the person's own")
+    sample: str = Field(description="sample id")
+    label: Literal["positive", "negative", "unsure"] = Field(description="whether the sample shows the bias")
+    by: str
+    when: str = Field(description="ISO 8601")
+    why: str = ""
+
+
 class CavSummary(Record):
     """How well a concept activation vector separates samples that it was not fitted on."""
 
@@ -63,6 +79,9 @@ class CavSummary(Record):
     auroc_upper: float
     n_positive: int
     n_negative: int
+    localization: float | None = Field(
+        None, ge=0, le=1, description="how sharply its heatmaps point, and only on samples with the concept; null: unknown"
+    )
 
 
 class Bias(Record):
