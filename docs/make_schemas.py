@@ -11,14 +11,14 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from pipeline.config import Config
-from pipeline.workspace.records import Audit, Biases, Findings, Verdict
+from pipeline.workspace.records import Audit, Biases, Findings, SampleLabel, Verdict
 
 SCHEMAS = {
     "config": Config.model_json_schema(),
     "findings": Findings.model_json_schema(),
     "biases": Biases.model_json_schema(),
     "audit": Audit.model_json_schema(mode="serialization"),
-    "annotations": TypeAdapter(list[Verdict]).json_schema(),
+    "annotations": TypeAdapter(list[Verdict | SampleLabel]).json_schema(),
 }
 FOLDER = Path(__file__).parent / "schemas"
 

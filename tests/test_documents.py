@@ -198,7 +198,7 @@ def test_schema_describes_every_key_of_the_configuration():
 def test_journal_in_the_readme_is_one(tmp_path):
     (text,) = blocks(README, "json")
     (tmp_path / "annotations.json").write_text(text)
-    (verdict,) = read_journal(tmp_path / "annotations.json")
+    (verdict,) = read_journal(tmp_path / "annotations.json").verdicts
     assert verdict.verdict == "spurious"
 
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 from zipfile import BadZipFile
 
 import numpy as np
 
+from pipeline.config.reveal import CavKind
 from pipeline.errors import StoreError
 from pipeline.statistics import Interval, auroc
 from pipeline.workspace.atomic import atomic_path
 from pipeline.workspace.records import CavSummary
 
-CavKind = Literal["pattern", "svm", "ridge", "logistic"]
-FOLDS = 5
+from .estimators import estimate
+from .estimators.search import stratified_folds
+
 NEAR_BEST = 0.02
-CONSTANT = 1e-9
+
+
+class NoDirection(ValueError):
+    """The features do not differ between samples with and without the concept, as far as an estimator can see."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +30,17 @@ class Cav:
     """A unit direction with an intercept; scores above 0 mean that the concept is present.
 
     Attributes:
-        direction: `[D]`, length 1, in the coordinates of the layer's channels.
-        intercept: offset such that `features @ direction + intercept` is 0 between the two groups.
+        direction: `[D]`, length 1, in the coordinates of the layer's channels (pooling "full": of its flattened maps).
+        intercept: offset such that `features @ direction + intercept` is 0 at the boundary: that of the estimator where
+            it finds one (filters), else (pattern, mean, median) half-way between the means of the two groups.
         kind: estimator.
         layer: name of the layer.
-        pooling: how positions were pooled into features, "max" or "mean".
+        pooling: how positions were pooled into features: "max", "mean", or "full" for none, D = channels * positions.
         mean_with: mean of `features @ direction` over samples with the concept.
         mean_without: the same over samples without it.
         baseline: `[D]`, mean features of samples without the concept.
-        position_without: mean of `activation @ direction` over all positions of samples without the concept.
+        position_without: mean of `activation @ direction` over all positions of samples without the concept; with
+            pooling "full" the same as `mean_without`.
     """
 
     direction: np.ndarray
@@ -77,18 +83,33 @@ class Cav:
 
 
 def fit_cav(
-    features: np.ndarray, labels: np.ndarray, kind: CavKind = "pattern", *, layer: str = "", pooling: str = "max"
+    features: np.ndarray,
+    labels: np.ndarray,
+    kind: CavKind = "pattern",
+    *,
+    layer: str = "",
+    pooling: str = "max",
+    search: bool = False,
+    seed: int = 0,
 ) -> Cav:
     """Fit a concept activation vector.
 
     Args:
-        features: `[N, D]`, pooled activations.
+        features: `[N, D]`, pooled or flattened activations; not changed.
         labels: `[N]`, true where the concept is present; both values must occur.
-        kind: "pattern" is Cov(x, t) / Var(t), for binary t the difference of means (Pahde et al. 2022); "svm", "ridge"
-            and "logistic" are filters, fitted on standardised features with balanced classes and mapped back.
+        kind: patterns say where the concept moves features: "pattern" is Cov(x, t) / Var(t), for binary t the same as
+            "mean", the difference of means (Pahde et al. 2022), "median" that of medians. Filters say where it is best
+            told apart: "ridge", "logistic", "svm", "lasso" and "lda" are fitted on standardized features with balanced
+            groups and mapped back, with their intercepts.
+        layer: where the features come from.
+        pooling: how positions were pooled.
+        search: choose how strongly a filter is regularized by five-fold cross-validation; otherwise a strong default,
+            which suits few positives and costs one fit.
+        seed: of the folds of that search.
 
     Raises:
-        ValueError: only one label occurs, features are not finite, or all features are constant.
+        NoDirection: the estimator sees no difference between the groups; a ValueError.
+        ValueError: only one label occurs, features are not finite, or the kind is unknown.
     """
     features = np.asarray(features, dtype=np.float64)
     labels = np.asarray(labels, dtype=bool)
@@ -96,16 +117,16 @@ def fit_cav(
         raise ValueError(f"a CAV needs samples with and without the concept; all {len(labels)} labels are {labels[0]}")
     if not np.isfinite(features).all():
         raise ValueError("features of a CAV must be finite")
-    weights = _pattern(features, labels) if kind == "pattern" else _filter(features, labels, kind)
-    length = np.linalg.norm(weights)
+    found = estimate(features, labels, kind, search=search, seed=seed)
+    length = np.linalg.norm(found.weights)
     if length == 0:
-        raise ValueError("features do not differ between samples with and without the concept")
-    direction = weights / length
+        raise NoDirection(f"features do not differ between samples with and without the concept, to the kind '{kind}'")
+    direction = found.weights / length
     projected = features @ direction
     with_concept, without = float(projected[labels].mean()), float(projected[~labels].mean())
     return Cav(
         direction=direction,
-        intercept=-(with_concept + without) / 2,
+        intercept=-(with_concept + without) / 2 if found.intercept is None else found.intercept / float(length),
         kind=kind,
         baseline=features[~labels].mean(0),
         layer=layer,
@@ -115,34 +136,41 @@ def fit_cav(
     )
 
 
-def held_out_auroc(features: np.ndarray, labels: np.ndarray, kind: CavKind, *, seed: int = 0) -> Interval:
+def held_out_auroc(
+    features: np.ndarray, labels: np.ndarray, kind: CavKind, *, seed: int = 0, search: bool = False
+) -> Interval:
     """Return the AUROC (DeLong interval) of scores that each fold's samples get from a CAV fitted without them.
 
     Args:
         features: `[N, D]`.
         labels: `[N]`; each value must occur at least twice.
+        kind: of CAV.
+        seed: of the folds.
+        search: as in `fit_cav`, anew within each fold.
     """
-    return auroc(out_of_fold_scores(features, labels, kind, seed=seed), labels)
+    return auroc(out_of_fold_scores(features, labels, kind, seed=seed, search=search), labels)
 
 
-def out_of_fold_scores(features: np.ndarray, labels: np.ndarray, kind: CavKind, *, seed: int = 0) -> np.ndarray:
+def out_of_fold_scores(
+    features: np.ndarray, labels: np.ndarray, kind: CavKind, *, seed: int = 0, search: bool = False
+) -> np.ndarray:
     """Return for every sample `[N]` the score of a CAV fitted on the other folds, in units of that CAV's class gap.
 
-    Where the features of the other folds are constant there is no CAV, and the score is 0.
+    Where the other folds show no difference there is no CAV, and the score is 0. Arguments as in `held_out_auroc`.
     """
-    from sklearn.model_selection import StratifiedKFold
-
     labels = np.asarray(labels, dtype=bool)
-    folds = int(min(FOLDS, labels.sum(), (~labels).sum()))
-    if folds < 2:
+    folds = stratified_folds(labels, seed)
+    if not folds:
         raise ValueError("held-out evidence needs at least two samples with and two without the concept")
-    scores = np.empty(len(labels))
-    for fitted, held_out in StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, labels):
+    scores = np.zeros(len(labels))
+    for fitted, held_out in folds:
         if is_constant(features[fitted]):
-            scores[held_out] = 0.0
             continue
-        cav = fit_cav(features[fitted], labels[fitted], kind)
-        gap = max(cav.mean_with - cav.mean_without, 1e-12)
+        try:
+            cav = fit_cav(features[fitted], labels[fitted], kind, search=search, seed=seed)
+        except NoDirection:
+            continue
+        gap = max(abs(cav.mean_with - cav.mean_without), 1e-12)
         scores[held_out] = cav.scores(features[held_out].astype(np.float64)) / gap
     return scores
 
@@ -150,29 +178,6 @@ def out_of_fold_scores(features: np.ndarray, labels: np.ndarray, kind: CavKind, 
 def is_constant(features: np.ndarray) -> bool:
     """Return whether all rows of `[N, D]` are equal, as in a layer that does not respond: no CAV can be fitted."""
     return bool((features == features[:1]).all())
-
-
-def _pattern(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return features[labels].mean(0) - features[~labels].mean(0)
-
-
-def _filter(features: np.ndarray, labels: np.ndarray, kind: str) -> np.ndarray:
-    from sklearn.linear_model import LogisticRegression, RidgeClassifier
-    from sklearn.svm import LinearSVC
-
-    estimators = {
-        "svm": lambda: LinearSVC(C=0.01, class_weight="balanced", dual="auto", random_state=0, max_iter=5000),
-        "ridge": lambda: RidgeClassifier(alpha=1.0, class_weight="balanced"),
-        "logistic": lambda: LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000),
-    }
-    if kind not in estimators:
-        raise ValueError(f"unknown kind of CAV '{kind}'; allowed: pattern, {', '.join(estimators)}")
-    spread = features.std(0)
-    # the mean of equal numbers is rounded, so a constant feature may have a spread just above 0
-    spread[spread <= CONSTANT * np.abs(features).max(0)] = 1.0
-    estimator = estimators[kind]().fit((features - features.mean(0)) / spread, labels)
-    # a filter acts on (x - mean) / spread, so in the layer's own coordinates it is divided by the spread
-    return estimator.coef_.ravel() / spread
 
 
 def acting_layer(candidates: list[CavSummary]) -> tuple[str, str]:

@@ -8,7 +8,11 @@ from pydantic import Field
 
 from .base import Section
 
-Spaces = Annotated[list[str], Field(min_length=1, description='"heatmap", "latent" (deep layers) or layer names')]
+Spaces = Annotated[
+    list[str],
+    Field(min_length=1, description='"heatmap", "latent" (deepest two), "layers" (six over the depth) or names'),
+]
+Quantity = Literal["relevance", "relevance_max", "relevance_mean", "activation_max", "activation_mean"]
 LayerChoice = Literal["auto"] | list[str]
 CavKind = Literal["pattern", "ridge", "logistic", "svm", "lasso", "mean", "median", "lda"]
 
@@ -17,9 +21,11 @@ class SprayConfig(Section):
     """Spectral relevance analysis: clusters of heatmaps and of latent relevances."""
 
     kind: Literal["spray"]
-    spaces: Spaces = ["heatmap", "latent"]
-    quantity: Literal["relevance", "relevance_max", "activation"] = Field(
-        "relevance", description="what is compared in layers; relevance_max needs precompute.relevance_pooling: [max]"
+    spaces: Spaces = ["heatmap", "layers"]
+    quantities: list[Quantity] = Field(
+        ["relevance", "activation_max", "activation_mean"],
+        min_length=1,
+        description="what is compared in layers; relevance_max needs precompute.relevance_pooling: [max]",
     )
     scope: Literal["class", "all"] = Field("class", description='"class" = class by class, "all" = all classes at once')
     normalization: Literal["l1", "l2", "none"] = "l1"
@@ -27,11 +33,13 @@ class SprayConfig(Section):
     neighbors: int = Field(8, ge=2, description="neighbours in the graph; lowered for small classes")
     exact_up_to: int = Field(50_000, ge=0, description="more samples get an approximate neighbour graph")
     eigenvectors: int = Field(16, ge=2)
-    clustering: Literal["kmeans", "hdbscan", "agglomerative", "dbscan"] = "kmeans"
+    clustering: Literal["sweep", "kmeans", "hdbscan", "agglomerative", "dbscan"] = Field(
+        "sweep", description='"sweep" = the clearest cuts of the graph; the others cluster the spectral embedding'
+    )
     max_clusters: int = Field(6, ge=2)
     min_cluster_size: int = Field(12, ge=3)
-    umap: bool = Field(True, description="show the first finding by UMAP of the spectral embedding")
-    tsne: bool = Field(False, description="show it by t-SNE as well")
+    tsne: bool = Field(True, description="show the first finding by t-SNE of the spectral embedding")
+    umap: bool = Field(False, description="show it by UMAP as well, which takes longer than all the rest")
 
 
 class PrototypesConfig(Section):
@@ -40,13 +48,13 @@ class PrototypesConfig(Section):
     kind: Literal["prototypes"]
     spaces: Spaces = ["latent"]
     covariance: Literal["diag", "tied", "full"] = "diag"
-    dimensions: int = Field(32, ge=2, description="principal components; the mixture is fitted in them")
+    dimensions: int = Field(32, ge=2, description="principal components of the mixture, at most one for four samples")
     max_components: int = Field(8, ge=1, description="the number of prototypes is chosen by BIC")
     min_cluster_size: int = Field(12, ge=3)
 
 
 class OutliersConfig(Section):
-    """Samples far from all others of their class in the spectral embedding."""
+    """Samples far from all others of their class."""
 
     kind: Literal["outliers"]
     spaces: Spaces = ["heatmap", "latent"]
@@ -71,7 +79,7 @@ class NeuronsConfig(Section):
 
     kind: Literal["neurons"]
     layers: LayerChoice = "auto"
-    quantity: Literal["relevance", "relevance_max", "relevance_mean", "activation_max", "activation_mean"] = "relevance"
+    quantity: Quantity = "relevance"
     score: Literal["knn", "lof"] = "knn"
     neighbors: int = Field(5, ge=1)
     per_class: int = Field(2, ge=1, description="outlier neurons reported for each class and layer at most")
@@ -103,6 +111,7 @@ class CavConfig(Section):
 
     kinds: list[CavKind] = Field(["pattern", "svm"], min_length=1)
     layers: LayerChoice = Field("auto", description='"auto" = by held-out evidence and localization quality')
+    search: bool = Field(False, description="choose the strength of filters by cross-validation; for many positives")
     pooling: Literal["max", "mean", "full"] = Field("max", description='"full" needs precompute.positions')
 
 
@@ -110,10 +119,19 @@ class RevealConfig(Section):
     """Findings, best first; accepted ones become biases with a concept activation vector."""
 
     detectors: list[DetectorConfig] = Field(
-        default_factory=lambda: [SprayConfig(kind="spray"), NeuronsConfig(kind="neurons")], min_length=1
+        default_factory=lambda: [
+            SprayConfig(kind="spray"),
+            PrototypesConfig(kind="prototypes"),
+            OutliersConfig(kind="outliers"),
+            PropertiesConfig(kind="properties"),
+            NeuronsConfig(kind="neurons"),
+            DoraConfig(kind="dora"),
+        ],
+        min_length=1,
     )
     condition: Literal["label", "predicted"] = "label"
-    stability_runs: int = Field(5, ge=0, description="detections repeated on subsamples; 0 = none")
+    stability_runs: int = Field(3, ge=0, description="detections repeated on subsamples; 0 = none")
+    pictured: int = Field(6, ge=0, description="findings that get pictures, the first ones")
     accept_top: int = Field(1, ge=0, description="findings accepted without a person's verdict; marked unreviewed")
     accept_score: float = Field(
         0.0, ge=0, le=1, description="lowest suspicion score that is accepted without a verdict"

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
+from pipeline.concepts.mask_metrics import (
+    dice,
+    intersection_over_union,
+    mask_auprc,
+    pointing_hit,
+    relevance_ratio,
+    relevance_share,
+)
 from pipeline.statistics import Interval, auroc, bootstrap, wilson
+from pipeline.statistics.ranking import average_precision, kendall_tau
 from pipeline.workspace.records import Finding, Metric
 
 from .performance import record
 
 PIPELINE = "pipeline"
+OF_MASKS = {"mask_iou": intersection_over_union, "mask_dice": dice}
+OF_SOFT_MASKS = {
+    "mask_auprc": mask_auprc,
+    "mask_pointing": pointing_hit,
+    "mask_relevance_share": relevance_share,
+    "mask_relevance_ratio": relevance_ratio,
+}
 
 
 def score_finding(
@@ -38,9 +55,23 @@ def score_retrieval(scores: np.ndarray, truth: np.ndarray, subgroup: str, metric
     return record(PIPELINE, "asis", subgroup, metric, auroc(scores, truth, confidence))
 
 
+def score_ranking(
+    scores: np.ndarray, truth: np.ndarray, subgroup: str, *, resamples: int, confidence: float, seed: int
+) -> list[Metric]:
+    """Return how CAV scores rank held-out samples against the truth: AUROC, average precision and Kendall's tau."""
+    precision = average_precision(scores, truth, resamples=resamples, confidence=confidence, seed=seed)
+    tau, _ = kendall_tau(scores, truth, confidence)
+    return [
+        score_retrieval(scores, truth, subgroup, "retrieval_auroc", confidence),
+        record(PIPELINE, "asis", subgroup, "retrieval_average_precision", precision),
+        record(PIPELINE, "asis", subgroup, "retrieval_kendall_tau", tau),
+    ]
+
+
 def score_masks(
     ids: list[str],
     predicted: Callable[[str], np.ndarray],
+    soft: Callable[[str], np.ndarray],
     truth: Callable[[str], np.ndarray | None],
     subgroup: str,
     *,
@@ -48,22 +79,33 @@ def score_masks(
     confidence: float,
     seed: int,
 ) -> list[Metric]:
-    """Return the mean intersection over union of masks with the truth, over samples where the truth is known."""
-    overlaps = []
+    """Return means of how masks and soft masks agree with the truth, over samples where the truth is known.
+
+    `mask_iou` and `mask_dice` are of the masks; `mask_auprc`, `mask_pointing`, `mask_relevance_share` and
+    `mask_relevance_ratio` of the soft masks. Samples that leave a figure undefined do not count for it.
+
+    Args:
+        ids: samples.
+        predicted: id -> mask, booleans `[H, W]`.
+        soft: id -> heatmap `[H, W]` in [0, 1].
+        truth: id -> true mask, booleans `[H, W]`, or None.
+        subgroup: name of the rows.
+    """
+    found: dict[str, list[float]] = {name: [] for name in (*OF_MASKS, *OF_SOFT_MASKS)}
     for sample_id in ids:
         expected = truth(sample_id)
-        if expected is not None and expected.any():
-            overlaps.append(intersection_over_union(predicted(sample_id), expected))
-    if not overlaps:
-        return []
-    interval = bootstrap(np.array(overlaps), resamples=resamples, confidence=confidence, seed=seed)
-    return [record(PIPELINE, "asis", subgroup, "mask_iou", interval)]
-
-
-def intersection_over_union(mask: np.ndarray, expected: np.ndarray) -> float:
-    """Return |A and B| / |A or B| of two boolean masks; 0 where both are empty."""
-    union = (mask | expected).sum()
-    return float((mask & expected).sum() / union) if union else 0.0
+        if expected is None:
+            continue
+        for measures, values in ((OF_MASKS, predicted(sample_id)), (OF_SOFT_MASKS, soft(sample_id))):
+            for name, measure in measures.items():
+                found[name].append(measure(values, expected))
+    metrics = []
+    for name, values in found.items():
+        measured = np.array([value for value in values if not math.isnan(value)])
+        if len(measured):
+            interval = bootstrap(measured, resamples=resamples, confidence=confidence, seed=seed)
+            metrics.append(record(PIPELINE, "asis", subgroup, name, interval))
+    return metrics
 
 
 def best_finding(findings: list[Finding], ids: np.ndarray, truth: np.ndarray, usable: np.ndarray) -> Finding | None:

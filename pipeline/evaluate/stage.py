@@ -29,7 +29,7 @@ from pipeline.workspace.masks import MaskSet
 from pipeline.workspace.records import Bias, Biases, Findings, MethodRecord, Metric
 from pipeline.workspace.stage import StageContext
 
-from .detection import PIPELINE, best_finding, exactly, score_finding, score_masks, score_retrieval
+from .detection import PIPELINE, best_finding, exactly, score_finding, score_masks, score_ranking, score_retrieval
 from .performance import flip_rate, performance, record, subgroup_accuracy
 from .reliance import concept_sensitivity, mean_share, relevance_shares
 
@@ -101,9 +101,8 @@ def _model_metrics(
     biases: list[Bias],
     rows: np.ndarray,
 ) -> list[Metric]:
-    config, seed = context.config.evaluate, context.config.seed
+    config, options = context.config.evaluate, _options(context)
     labels = dataset.table["label"].to_numpy()[rows]
-    options = {"confidence": config.confidence, "resamples": config.resamples, "seed": seed}
     metrics: list[Metric] = []
     logits = {
         world: predict_logits(model, view, rows, batch_size=config.batch_size, device=context.device)
@@ -199,7 +198,7 @@ def _score_planted(context: StageContext, dataset: WorldView, original: AuditMod
     for bias in biases:
         cav = Cav.load(context.directory.root / f"reveal/cavs/{bias.id}.npz")
         scores = cav.scores(store.activations(cav.layer, cav.pooling, rows).astype(np.float64))
-        metrics.append(score_retrieval(scores, truth[rows], bias.id, "retrieval_auroc", confidence))
+        metrics += score_ranking(scores, truth[rows], bias.id, **_options(context))
         paired = [
             cav.scores(
                 layer_features(
@@ -232,7 +231,7 @@ def _score_listed(context: StageContext, dataset: WorldView, biases: list[Bias],
         cav = Cav.load(context.directory.root / f"reveal/cavs/{bias.id}.npz")
         scores = cav.scores(store.activations(cav.layer, cav.pooling, rows).astype(np.float64))
         name = f"{bias.id}, {subgroup}"
-        metrics.append(score_retrieval(scores, truth[rows], name, "retrieval_auroc", confidence))
+        metrics += score_ranking(scores, truth[rows], name, **_options(context))
         metrics += _score_masks(context, dataset, bias, lambda row: dataset.artifact_mask(artifact, row), name)
     return metrics
 
@@ -248,19 +247,23 @@ def _score_masks(
     truth: Callable[[int], np.ndarray | None],
     subgroup: str,
 ) -> list[Metric]:
-    config = context.config.evaluate
     masks = MaskSet(context.directory.root / f"localize/{bias.id}")
     row_of = {sample_id: row for row, sample_id in enumerate(dataset.table["id"].astype(str))}
     ids = [entry.id for entry in masks.index() if entry.status == "ok" and entry.source == "finding"]
     return score_masks(
         ids,
         masks.read,
+        lambda sample_id: masks.read(sample_id, "soft"),
         lambda sample_id: truth(row_of[sample_id]),
         subgroup,
-        resamples=config.resamples,
-        confidence=config.confidence,
-        seed=context.config.seed,
+        **_options(context),
     )
+
+
+def _options(context: StageContext) -> dict[str, float]:
+    """Return what the intervals need."""
+    config = context.config.evaluate
+    return {"confidence": config.confidence, "resamples": config.resamples, "seed": context.config.seed}
 
 
 def _write(context: StageContext, metrics: list[Metric]) -> None:

@@ -1,4 +1,4 @@
-"""Masks of every bias, for the samples of the finding and for test samples that its CAV recognises."""
+"""Masks of every bias: for the samples of the finding, for test samples that its CAV recognises, and from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,23 +7,31 @@ import torch
 
 from pipeline.attribution import Explainer, make_composite
 from pipeline.concepts.cav import Cav
-from pipeline.concepts.localization import binarize, blur, concept_heatmaps, dilate
+from pipeline.concepts.localization import binarize, blur, localization_quality
 from pipeline.data.open import open_world
 from pipeline.data.worlds import WorldView
+from pipeline.errors import ConfigError, nearest
 from pipeline.models.open import open_original
 from pipeline.workspace import pictures
 from pipeline.workspace.atomic import write_json
 from pipeline.workspace.features import FEATURES, FeatureStore
 from pipeline.workspace.masks import MaskEntry, MaskSet
-from pipeline.workspace.records import Bias, Biases
+from pipeline.workspace.records import Bias, Biases, Findings
 from pipeline.workspace.stage import StageContext
 
+from .import_masks import imported_and_merged
+from .methods import LocalizationMethod, Neurons, Tools, make_method
+from .training_masks import foreground_mask
+
 OVERVIEW = 12
+QUALITY_SAMPLES = 24
+ROWS_AT_ONCE = 4096
 
 
 def run(context: StageContext) -> None:
     """Localize every bias."""
     biases = context.directory.read_record("reveal/biases.json", Biases).biases
+    _require_known([each.bias for each in context.config.localize.import_masks], [bias.id for bias in biases])
     if not biases:
         context.reporter.say("    no bias to localize")
         return
@@ -32,16 +40,18 @@ def run(context: StageContext) -> None:
     model = open_original(context, dataset)
     composite = make_composite(context.config.precompute.composite, context.config.precompute.rules)
     explainer = Explainer(model, dataset[0].x[None].to(context.device), composite)
+    findings = context.directory.read_record("reveal/findings.json", Findings)
     for bias in biases:
         cav = Cav.load(context.directory.root / f"reveal/cavs/{bias.id}.npz")
-        _localize(context, dataset, store, explainer, bias, cav)
+        tools = Tools(explainer, context.config.localize, neurons_of(bias, findings))
+        Localization(context, dataset, store, make_method(tools), bias, cav).run()
 
 
 def rows_to_localize(
     dataset: WorldView, store: FeatureStore, bias: Bias, cav: Cav
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return rows, their CAV scores, and whether each is a member of the finding (else: a retrieved test sample)."""
-    scores = cav.scores(store.activations(cav.layer, cav.pooling).astype(np.float64))
+    scores = stored_scores(store, cav)
     member = np.isin(dataset.table["id"].to_numpy(), bias.sample_ids)
     test = dataset.table["split"].to_numpy() == "test"
     retrieved = test & (dataset.table["label"].to_numpy() == bias.class_id) & (scores > 0)
@@ -49,55 +59,176 @@ def rows_to_localize(
     return rows, scores[rows], member[rows]
 
 
-def _localize(
-    context: StageContext, dataset: WorldView, store: FeatureStore, explainer: Explainer, bias: Bias, cav: Cav
-) -> None:
-    config = context.config.localize
-    rows, scores, member = rows_to_localize(dataset, store, bias, cav)
-    masks = MaskSet(context.directory.root / f"localize/{bias.id}")
-    entries: list[MaskEntry] = []
-    shown: list[list] = [[], [], []]
-    splits = dataset.table["split"].to_numpy()
-    for start in context.reporter.track(range(0, len(rows), config.batch_size), f"masks of {bias.id}"):
-        samples = [dataset[int(row)] for row in rows[start : start + config.batch_size]]
-        x = torch.stack([sample.x for sample in samples])
-        heatmaps = blur(concept_heatmaps(explainer, x.to(context.device), cav), config.blur)
-        for offset, (sample, heatmap) in enumerate(zip(samples, heatmaps, strict=True)):
-            position = start + offset
-            mask = binarize(heatmap, config.threshold, config.percentile)
-            if mask is not None:
-                soft = heatmap / heatmap.max()
-                masks.write(sample.id, soft, mask, ~dilate(mask[None], config.dilate)[0])
-                if len(shown[0]) < OVERVIEW and member[position]:
-                    shown[0].append(pictures.to_image(sample.x.numpy()))
-                    shown[1].append(pictures.heatmap_image(soft))
-                    shown[2].append(pictures.outlined(sample.x.numpy(), mask))
-            entries.append(
-                MaskEntry(
-                    id=sample.id,
-                    split=str(splits[rows[position]]),
-                    source="finding" if member[position] else "retrieved",
-                    score=float(scores[position]),
-                    area=float(mask.mean()) if mask is not None else 0.0,
-                    status="ok" if mask is not None else "no evidence",
-                )
+def stored_scores(store: FeatureStore, cav: Cav) -> np.ndarray:
+    """Return the CAV score `[N]` of every sample of the store, read a few thousand rows at a time.
+
+    With pooling "full" from maps of activations `[N, C, ...positions]`, else from pooled activations `[N, C]`.
+    """
+    count = len(store.ids)
+    parts = []
+    for start in range(0, count, ROWS_AT_ONCE):
+        rows = np.arange(start, min(start + ROWS_AT_ONCE, count))
+        if cav.pooling == "full":
+            features = store.activation_maps(cav.layer, rows).reshape(len(rows), -1)
+        else:
+            features = store.activations(cav.layer, cav.pooling, rows)
+        parts.append(cav.scores(features.astype(np.float64)))
+    return np.concatenate(parts)
+
+
+def neurons_of(bias: Bias, findings: Findings) -> Neurons:
+    """Return the neurons that define the finding behind a bias; none where it was found otherwise, or is unknown."""
+    for finding in findings.findings:
+        if finding.id == bias.finding:
+            return Neurons(finding.layer, tuple(finding.neuron_ids), finding.id)
+    return Neurons("", (), bias.finding)
+
+
+def evenly(rows: np.ndarray, count: int) -> np.ndarray:
+    """Return at most `count` of the rows, evenly spread over all of them."""
+    return rows if len(rows) <= count else rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
+
+
+def _require_known(wanted: list[str], known: list[str]) -> None:
+    for bias in wanted:
+        if bias not in known:
+            listed = f"Biases: {', '.join(known)}." if known else "No finding was accepted as a bias."
+            raise ConfigError(
+                f"localize.import_masks: there is no bias '{bias}'.{nearest(bias, known)} {listed} "
+                "The ids are in reveal/biases.json."
             )
-    if shown[0]:
-        pictures.save(pictures.sheet(shown), masks.folder / "overview.png")
-    masks.write_index(entries)
-    areas = [entry.area for entry in entries if entry.status == "ok"]
-    without = len(entries) - len(areas)
-    summary = {
-        "samples": len(entries),
-        "no_evidence": without,
-        "mean_area": float(np.mean(areas)) if areas else None,
-        "layer": cav.layer,
-        "cav": cav.kind,
-        "threshold": config.threshold,
-    }
-    write_json(masks.folder / "metrics.json", summary)
-    context.reporter.say(
-        f"    {bias.id}: {len(areas)} masks"
-        + (f", mean area {np.mean(areas):.1%}" if areas else "")
-        + (f", {without} samples without evidence" if without else "")
-    )
+
+
+class Localization:
+    """The masks of one bias.
+
+    Args:
+        context: configuration, run directory, device and reporter.
+        dataset: images or signals, rows as in the store.
+        store: features, for the CAV scores.
+        method: says where the concept sits.
+        bias: the bias.
+        cav: its concept activation vector.
+    """
+
+    def __init__(
+        self,
+        context: StageContext,
+        dataset: WorldView,
+        store: FeatureStore,
+        method: LocalizationMethod,
+        bias: Bias,
+        cav: Cav,
+    ):
+        self.context, self.config, self.dataset = context, context.config.localize, dataset
+        self.method, self.bias, self.cav = method, bias, cav
+        self.masks = MaskSet(context.directory.root / f"localize/{bias.id}")
+        self.splits = dataset.table["split"].to_numpy()
+        self.rows, _, self.member = rows_to_localize(dataset, store, bias, cav)
+        self.scores = stored_scores(store, cav)
+        self.shown: list[list] = [[], [], []]
+
+    def run(self) -> None:
+        """Write masks, index, figures and the overview."""
+        entries = self._import()
+        missing = ~np.isin(self.rows, list(entries))
+        entries |= self._compute(self.rows[missing], self.member[missing])
+        if self.shown[0]:
+            pictures.save(pictures.sheet(self.shown), self.masks.folder / "overview.png")
+        elif len(self.dataset.shape) == 2:
+            self.context.reporter.say("    signals have no overview picture; their masks are in masks/ and soft/")
+        self.masks.write_index([entries[row] for row in sorted(entries)])
+        self._summarize(list(entries.values()), *self._quality(self.rows[missing & self.member]))
+
+    def _import(self) -> dict[int, MaskEntry]:
+        """Write masks from elsewhere, merged where several show the same sample; return the entry of every row.
+
+        An empty one is a person's word that there is nothing to see: no mask is computed in its place.
+        """
+        sections = [each for each in self.config.import_masks if each.bias == self.bias.id]
+        if not sections:
+            return {}
+        found = imported_and_merged(sections, self.dataset, self.dataset.shape[1:], self.context.reporter)
+        return {row: self._write(row, "imported", soft, mask if mask.any() else None) for row, soft, mask in found}
+
+    def _compute(self, rows: np.ndarray, member: np.ndarray) -> dict[int, MaskEntry]:
+        """Write masks of the rows where there is evidence; return the entry of every row."""
+        config, entries = self.config, {}
+        batches = range(0, len(rows), config.batch_size)
+        for start in self.context.reporter.track(batches, f"masks of {self.bias.id}"):
+            part = slice(start, start + config.batch_size)
+            heatmaps = blur(self._heatmaps(rows[part]), config.blur)
+            for row, inside, heatmap in zip(rows[part], member[part], heatmaps, strict=True):
+                mask = binarize(
+                    heatmap,
+                    config.threshold,
+                    config.percentile,
+                    area=config.area,
+                    fixed=config.fixed,
+                    min_component=config.min_component,
+                )
+                soft = heatmap if mask is None else heatmap / heatmap.max()
+                entries[int(row)] = self._write(int(row), "finding" if inside else "retrieved", soft, mask)
+        return entries
+
+    def _heatmaps(self, rows: np.ndarray) -> np.ndarray:
+        x = torch.stack([self.dataset[int(row)].x for row in rows])
+        return self.method.heatmaps(x.to(self.context.device), self.cav)
+
+    def _in_batches(self, rows: np.ndarray) -> np.ndarray:
+        size = self.config.batch_size
+        return np.concatenate([self._heatmaps(rows[start : start + size]) for start in range(0, len(rows), size)])
+
+    def _write(self, row: int, source: str, soft: np.ndarray, mask: np.ndarray | None) -> MaskEntry:
+        """Store the files of one sample, none where there is no mask; return its entry."""
+        sample = self.dataset[row]
+        if mask is not None:
+            foreground = foreground_mask(mask, self.dataset.roi_mask(row), self.config.background, self.config.dilate)
+            # without a region of interest, `background: roi` knows of nothing that must not be used
+            self.masks.write(sample.id, soft, mask, np.ones_like(mask) if foreground is None else foreground)
+            if mask.ndim == 2 and source != "retrieved" and len(self.shown[0]) < OVERVIEW:
+                self.shown[0].append(pictures.to_image(sample.x.numpy()))
+                self.shown[1].append(pictures.heatmap_image(soft))
+                self.shown[2].append(pictures.outlined(sample.x.numpy(), mask))
+        return MaskEntry(
+            id=sample.id,
+            split=str(self.splits[row]),
+            source=source,
+            score=float(self.scores[row]),
+            area=float(mask.mean()) if mask is not None else 0.0,
+            status="ok" if mask is not None else "no evidence",
+        )
+
+    def _quality(self, members: np.ndarray) -> tuple[float | None, int, int]:
+        """Return how well the method localizes (None: unknown), and from how many samples with and without."""
+        others = (self.dataset.table["label"].to_numpy() == self.bias.class_id) & (self.splits != "test")
+        others[np.isin(self.dataset.table["id"].to_numpy(), self.bias.sample_ids)] = False
+        shown, rest = evenly(members, QUALITY_SAMPLES), evenly(np.flatnonzero(others), QUALITY_SAMPLES)
+        if not len(shown) or not len(rest):
+            return None, len(shown), len(rest)
+        return localization_quality(self._in_batches(shown), self._in_batches(rest)), len(shown), len(rest)
+
+    def _summarize(self, entries: list[MaskEntry], quality: float | None, n_with: int, n_without: int) -> None:
+        areas = [entry.area for entry in entries if entry.status == "ok"]
+        without = len(entries) - len(areas)
+        summary = {
+            "samples": len(entries),
+            "n": len(areas),
+            "no_evidence": without,
+            "imported": sum(entry.source == "imported" for entry in entries),
+            "mean_area": float(np.mean(areas)) if areas else None,
+            "layer": self.cav.layer,
+            "cav": self.cav.kind,
+            "method": self.config.method,
+            "threshold": self.config.threshold,
+            "quality": quality,
+            "quality_n_with": n_with,
+            "quality_n_without": n_without,
+        }
+        write_json(self.masks.folder / "metrics.json", summary)
+        self.context.reporter.say(
+            f"    {self.bias.id}: {len(areas)} masks"
+            + (f", mean area {np.mean(areas):.1%}" if areas else "")
+            + (f", localization quality {quality:.2f}" if quality is not None else "")
+            + (f", {without} samples without evidence" if without else "")
+        )

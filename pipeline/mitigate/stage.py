@@ -12,6 +12,7 @@ import torch
 
 from pipeline.concepts.cav import Cav
 from pipeline.concepts.corrected import method_weights
+from pipeline.concepts.localization import dilate
 from pipeline.concepts.pasting import pasted_world
 from pipeline.config.mitigate import AnyMethod
 from pipeline.data.memory import split_indices
@@ -42,7 +43,9 @@ def run(context: StageContext) -> None:
     dataset = open_world(context)
     original = open_original(context, dataset)
     known = [_load_bias(context, bias) for bias in biases]
-    pasted = pasted_world(context.directory.root, dataset, biases, context.config.seed)
+    pasted = pasted_world(
+        context.directory.root, dataset, biases, context.config.localize.dilate, context.config.seed
+    )
     missing = {method.method_id: what_is_missing(MITIGATIONS[method.kind].needs, known) for method in methods}
     _remove_others(context, [method_id for method_id, lack in missing.items() if not lack])
     for method in methods:
@@ -140,11 +143,12 @@ def _projections(correction: Correction) -> list[ProjectionRecord]:
 def _load_bias(context: StageContext, bias: Bias) -> KnownBias:
     folder = context.directory.root / "reveal/cavs"
     masks = MaskSet(context.directory.root / f"localize/{bias.id}")
-    available = {entry.id for entry in masks.index() if entry.status == "ok" and entry.source == "finding"}
+    available = {entry.id for entry in masks.index() if entry.shows_artifact}
+    grow = context.config.localize.dilate
 
     def mask(sample_id: str) -> np.ndarray | None:
-        # the foreground mask is the complement of the artifact, grown a little: corrections should cover all of it
-        return ~masks.read(sample_id, "foreground") if sample_id in available else None
+        # grown a little: corrections should cover all of the artifact
+        return dilate(masks.read(sample_id)[None], grow)[0] if sample_id in available else None
 
     cavs = {
         (candidate.layer, candidate.kind): Cav.load(folder / bias.id / f"{candidate.layer}--{candidate.kind}.npz")

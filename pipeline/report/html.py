@@ -191,6 +191,10 @@ def _view(audit: Audit, run_dir: Path, limit: int) -> dict[str, Any]:
         "provenance": audit.provenance,
         "warnings": standing_warnings(audit),
         "key_figures": _key_figures(audit),
+        "accept_score": audit.accept_score,
+        "detector_pictures": [
+            embed_picture(run_dir, path, caption) for caption, path in list(audit.detector_pictures.items())[:limit]
+        ],
         "open_findings": findings[:OPEN_FINDINGS],
         "folded_findings": findings[OPEN_FINDINGS:],
         "biases": biases,

@@ -13,7 +13,7 @@ from pipeline.workspace.atomic import write_text
 from pipeline.workspace.hashing import digest_file
 from pipeline.workspace.journal import read_journal
 from pipeline.workspace.manifest import Manifest
-from pipeline.workspace.records import Audit, Biases, Findings, GateResult, Health, MethodRecord, Metric
+from pipeline.workspace.records import Audit, Bias, Biases, Finding, Findings, GateResult, Health, MethodRecord, Metric
 from pipeline.workspace.stage import StageContext
 
 from .gate import check_gate
@@ -38,7 +38,8 @@ def run(context: StageContext) -> None:
 def gather(context: StageContext) -> Audit:
     """Return everything that the report shows, as one record."""
     directory, config = context.directory, context.config
-    findings = directory.read_record("reveal/findings.json", Findings).findings
+    revealed = directory.read_record("reveal/findings.json", Findings)
+    findings = revealed.findings
     biases = directory.read_record("reveal/biases.json", Biases).biases
     methods = [
         directory.read_record(path, MethodRecord)
@@ -54,12 +55,14 @@ def gather(context: StageContext) -> Audit:
         name=config.name,
         title=config.report.title,
         verdict=_verdict(gate),
-        summary=_summary(findings, metrics, best, gate, attacked_by),
+        summary=_summary(findings, biases, metrics, best, gate, attacked_by),
         warnings=_warnings(context, manifest, attacked_by, biases),
         best_correction=best,
         findings=findings,
+        detector_pictures=revealed.pictures,
+        accept_score=config.reveal.accept_score,
         biases=biases,
-        verdicts=read_journal(directory.annotations_path),
+        verdicts=read_journal(directory.annotations_path).verdicts,
         methods=methods,
         health=directory.read_record("precompute/health.json", Health),
         metrics=metrics,
@@ -90,7 +93,12 @@ def _verdict(gate: list[GateResult]) -> str:
 
 
 def _summary(
-    findings, metrics: list[Metric], best: str | None, gate: list[GateResult], attacked_by: str | None
+    findings: list[Finding],
+    biases: list[Bias],
+    metrics: list[Metric],
+    best: str | None,
+    gate: list[GateResult],
+    attacked_by: str | None,
 ) -> list[str]:
     value = {(m.model, m.world, m.metric): m for m in metrics if m.subgroup == "all"}
 
@@ -113,8 +121,8 @@ def _summary(
             f"Most suspicious finding: {len(top.sample_ids)} samples of class {top.class_name} share a reason of "
             f"their own (suspicion {top.score:.2f}, found by {top.detector})."
         )
-    else:
-        lines.append("Nothing suspicious was found.")
+    if not biases:
+        lines.append("Nothing suspicious enough to be taken for a bias was found.")
     lines += [
         change("attacked", "artifact_relevance", "Share of relevance on the artifact"),
         change("attacked", "balanced_accuracy", f"Balanced accuracy {attacked}"),

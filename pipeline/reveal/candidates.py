@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from .spaces import Quantity
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -20,6 +22,8 @@ class Candidate:
         members: booleans over `rows`: who belongs to the group.
         neuron_ids: channels that define the group, if any.
         note: what the detector can say about the group in one plain sentence, if anything.
+        quantity: what was looked at in the layer, as in `spaces.space_features`.
+        name: what a person calls it, if a person described it; it becomes the id of the finding.
     """
 
     detector: str
@@ -29,6 +33,8 @@ class Candidate:
     members: np.ndarray
     neuron_ids: tuple[int, ...] = ()
     note: str = ""
+    quantity: Quantity = "relevance"
+    name: str = ""
 
     @property
     def member_rows(self) -> np.ndarray:

@@ -2,73 +2,117 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pipeline.data.dataset import AuditDataset
 from pipeline.workspace.hashing import digest_json
 from pipeline.workspace.records import Finding
 
-from .candidates import overlap
-from .suspicion import Suspicion, combine
+from .candidates import Candidate, overlap, same_side_overlap
+from .suspicion import Suspicion, with_score
 
 SAME_GROUP = 0.5
 CONTAINED = 0.8
-KEPT_EFFECT = 0.25
+SAME_DIRECTION = 0.8
+LARGER = 1.25
 
 
-def distinct(measured: list[Suspicion]) -> list[Suspicion]:
-    """Return candidates best first, each observation once.
+@dataclass(frozen=True)
+class Merged:
+    """One observation.
 
-    Two candidates are the same observation when they overlap by half, or one overlaps the other's complement by half.
-    Of nested groups the one whose concept is the clearest stands for all of them: a shortcut that appears in several
-    places splits into several islands, and only the group that holds them all leaves a clean rest.
+    Attributes:
+        suspicion: the candidate that stands for it, the most suspicious.
+        others: candidates that are the same group, or its complement, seen by other detectors or in other layers.
     """
-    kept: list[Suspicion] = []
+
+    suspicion: Suspicion
+    others: tuple[Suspicion, ...]
+
+
+def merge(measured: list[Suspicion]) -> list[Merged]:
+    """Return observations best first, each once.
+
+    Two candidates of a class are the same observation when their samples overlap by half, or those of one overlap the
+    rest of the class of the other by half, or one holds four fifths of the other, or their concept vectors of the same
+    layer point the same way (cosine of at least .8, either sign). A shortcut that appears in several places splits into
+    several islands; see `whole`.
+    """
+    kept: list[tuple[Suspicion, list[Suspicion]]] = []
     for suspicion in sorted(measured, key=_order):
-        clearest = max([suspicion, *_containing(suspicion, measured)], key=lambda each: concept_clarity(each.parts))
-        if all(overlap(clearest.candidate, better.candidate) < SAME_GROUP for better in kept) and all(
-            overlap(suspicion.candidate, better.candidate) < SAME_GROUP and not _contains(better, suspicion)
-            for better in kept
-        ):
-            kept.append(clearest)
-    return sorted(kept, key=_order)
+        best = whole(suspicion, measured)
+        same = next((each for each in kept if is_same(each[0], suspicion) or is_same(each[0], best)), None)
+        if same is None:
+            kept.append((best, [] if best is suspicion else [suspicion]))
+        elif suspicion.candidate is not same[0].candidate:
+            same[1].append(suspicion)
+    merged = [Merged(best, tuple(others)) for best, others in kept]
+    return sorted(merged, key=lambda each: -each.suspicion.score)
 
 
-def concept_clarity(parts: dict[str, float]) -> float:
-    """Return the mean of evidence and compactness: how clean the line is that the group draws, whatever its size."""
-    return combine({name: parts[name] for name in ("evidence", "compactness")})
+def whole(suspicion: Suspicion, measured: list[Suspicion]) -> Suspicion:
+    """Return the clearest much larger group that holds this one and is as clear, with this one's separation; or itself.
+
+    Clear is who is recognised, and alone: AUROC and concentration. Only the group that holds all places of a shortcut
+    leaves a clean rest, but it is less of an island than each of its parts. What a person described stays as it is.
+    """
+    if suspicion.candidate.name:
+        return suspicion
+    larger = [
+        each
+        for each in measured
+        if _contains(each.candidate, suspicion.candidate)
+        and each.candidate.members.sum() >= LARGER * suspicion.candidate.members.sum()
+        and clarity(each) >= clarity(suspicion)
+    ]
+    if not larger:
+        return suspicion
+    chosen = max(larger, key=clarity)
+    separation = max(chosen.parts["separation"], suspicion.parts["separation"])
+    return with_score(chosen, separation=separation)
+
+
+def clarity(suspicion: Suspicion) -> float:
+    """Return the product of evidence and concentration."""
+    return suspicion.parts["evidence"] * suspicion.parts["concentration"]
+
+
+def is_same(a: Suspicion, b: Suspicion) -> bool:
+    """Return whether two measured candidates are one observation."""
+    if a.candidate.class_id != b.candidate.class_id:
+        return False
+    if overlap(a.candidate, b.candidate) >= SAME_GROUP or _contains(a.candidate, b.candidate):
+        return True
+    same_place = (a.cav.layer, a.cav.pooling) == (b.cav.layer, b.cav.pooling)
+    return same_place and abs(float(a.cav.direction @ b.cav.direction)) >= SAME_DIRECTION
 
 
 def _order(suspicion: Suspicion) -> tuple:
-    return (-suspicion.score, suspicion.candidate.class_id, suspicion.candidate.layer)
+    candidate = suspicion.candidate
+    # what a person described stands for whatever else is the same
+    return (not candidate.name, -suspicion.score, candidate.class_id, candidate.layer, candidate.detector)
 
 
-def _contains(larger: Suspicion, smaller: Suspicion) -> bool:
-    if larger.candidate.class_id != smaller.candidate.class_id or larger is smaller:
+def _contains(larger: Candidate, smaller: Candidate) -> bool:
+    if larger.class_id != smaller.class_id:
         return False
-    members = smaller.candidate.members
-    return bool((larger.candidate.members & members).sum() >= CONTAINED * members.sum())
+    return bool((larger.members & smaller.members).sum() >= CONTAINED * smaller.members.sum())
 
 
-def _containing(suspicion: Suspicion, measured: list[Suspicion]) -> list[Suspicion]:
-    size = suspicion.candidate.members.sum()
-    return [
-        other
-        for other in measured
-        if _contains(other, suspicion)
-        and other.candidate.members.sum() > size
-        and other.parts["effect"] >= KEPT_EFFECT * suspicion.parts["effect"]
-    ]
-
-
-def to_finding(suspicion: Suspicion, rank: int, dataset: AuditDataset) -> Finding:
-    """Return the record of a measured candidate."""
+def to_finding(merged: Merged, rank: int, dataset: AuditDataset) -> Finding:
+    """Return the record of an observation."""
+    suspicion = merged.suspicion
     candidate = suspicion.candidate
     ids = dataset.table["id"].to_numpy()[candidate.member_rows].astype(str)
     name = dataset.classes[candidate.class_id]
     content = [candidate.detector, candidate.class_id, candidate.layer, candidate.neuron_ids, sorted(ids)]
+    seen = {
+        f"{each.candidate.detector} in {each.candidate.layer}" for each in merged.others if _same_side(each, suspicion)
+    }
     return Finding(
-        id=f"{candidate.detector}-{_slug(name)}-{digest_json(content)[:8]}",
+        id=candidate.name or f"{candidate.detector}-{_slug(name)}-{digest_json(content)[:8]}",
         rank=rank,
         detector=candidate.detector,
         class_id=candidate.class_id,
@@ -76,9 +120,16 @@ def to_finding(suspicion: Suspicion, rank: int, dataset: AuditDataset) -> Findin
         layer=candidate.layer,
         score=suspicion.score,
         score_parts={key: float(np.clip(value, 0, 1)) for key, value in suspicion.parts.items()},
+        details=suspicion.details,
         sample_ids=ids.tolist(),
         neuron_ids=list(candidate.neuron_ids),
+        note=candidate.note,
+        also_seen=sorted(seen - {f"{candidate.detector} in {candidate.layer}"}),
     )
+
+
+def _same_side(a: Suspicion, b: Suspicion) -> bool:
+    return same_side_overlap(a.candidate, b.candidate) >= SAME_GROUP
 
 
 def _slug(name: str) -> str:

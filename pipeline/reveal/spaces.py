@@ -6,9 +6,10 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.config.reveal import Quantity
+
 from .view import DataView
 
-Quantity = Literal["relevance", "relevance_max", "relevance_mean", "activation", "activation_max", "activation_mean"]
 Normalization = Literal["l1", "l2", "none"]
 GRID = 14
 BLOCK = 1024
@@ -23,7 +24,7 @@ def space_features(
         data: where features come from.
         rows: of the store.
         space: "input" for heatmaps, pooled to grid x grid cells (signals: to grid squared), or a layer.
-        quantity: what is read of a layer; "activation" is pooled by max.
+        quantity: what is read of a layer.
         grid: cells per side.
     """
     if space == "input":
@@ -32,7 +33,7 @@ def space_features(
         return np.concatenate(pooled).reshape(len(rows), -1)
     what, _, pooling = quantity.partition("_")
     if what == "activation":
-        return data.store.activations(space, pooling or "max", rows)
+        return data.store.activations(space, pooling, rows)
     return data.store.relevances(space, data.condition, rows, pooling or "sum")
 
 
@@ -55,7 +56,9 @@ def pool_to_grid(heatmaps: np.ndarray, grid: int) -> np.ndarray:
 
     if heatmaps.ndim == 2:
         cells = grid * grid
-        return heatmaps if heatmaps.shape[1] <= cells else adaptive_avg_pool1d(torch.from_numpy(heatmaps), cells).numpy()
+        return (
+            heatmaps if heatmaps.shape[1] <= cells else adaptive_avg_pool1d(torch.from_numpy(heatmaps), cells).numpy()
+        )
     if max(heatmaps.shape[1:]) <= grid:
         return heatmaps
     return adaptive_avg_pool2d(torch.from_numpy(heatmaps)[:, None], grid)[:, 0].numpy()

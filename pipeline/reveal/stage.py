@@ -2,218 +2,256 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import torch
 
 from pipeline.attribution import Explainer, make_composite
 from pipeline.concepts.cav import Cav
-from pipeline.concepts.localization import binarize, blur, concept_heatmaps
-from pipeline.config.reveal import SprayConfig
+from pipeline.concepts.localization import concept_heatmaps, localization_quality
+from pipeline.concepts.receptive_field import ReceptiveFields
 from pipeline.data.open import open_world
-from pipeline.data.worlds import WorldView
 from pipeline.errors import ConfigError, nearest
 from pipeline.models.open import open_original
 from pipeline.workspace import pictures
+from pipeline.workspace.arrays import write_arrays
 from pipeline.workspace.features import FEATURES, FeatureStore
-from pipeline.workspace.journal import latest, read_journal
+from pipeline.workspace.journal import Journal, latest, read_journal
 from pipeline.workspace.records import Biases, Finding, Findings
 from pipeline.workspace.stage import StageContext
 
 from .biases import choose, fit_candidates, make_bias
-from .candidates import Candidate, ClassView, same_side_overlap
-from .findings import distinct, to_finding
+from .candidates import Candidate, overlap, same_side_overlap
+from .evidence import Evidence, measure_evidence, refine
+from .figures import Studio
+from .findings import SAME_GROUP, Merged, merge, to_finding
+from .labelled import LabelledBias, labelled_biases, labelled_candidates, refined
+from .neuron_sheets import CROP_SHARE
 from .registry import make_detector
-from .spray import Spray
-from .suspicion import Settings, Suspicion, SuspicionMeter, best_cav, separation
+from .separation import Separations
+from .stability import stabilities
+from .suspicion import Settings, Suspicion, SuspicionMeter, combine
 from .verdicts import accepted
+from .view import DataView
 
-CAV_LAYERS = 6
-SHORTLIST_PER_CLASS = 16
+SMALLEST = 4
+"""Samples that a group, and the rest of its class, need for half of them to be held out."""
+SMALLEST_REFINED = 6
+REFINED_PER_CLASS = 16
+SHORTLIST_PER_CLASS = 8
+SHORTLIST = 40
 REPEATED = 0.95
+MOST_ALIKE = 3
 REPORTED = 20
-PICTURED = 6
-PICTURED_SAMPLES = 12
-PICTURE_BLUR = 0.02
+STABLE = 6
+LOCALIZED = 24
+
+
+@dataclass(frozen=True)
+class Shortlisted:
+    """A candidate with what the features alone say about it."""
+
+    candidate: Candidate
+    separation: float
+    evidence: Evidence
+
+    @property
+    def promise(self) -> float:
+        """Return the score without what only the model can tell."""
+        return combine(
+            {
+                "separation": self.separation,
+                "evidence": self.evidence.separability,
+                "concentration": self.evidence.concentration,
+            }
+        )
 
 
 def run(context: StageContext) -> None:
-    """Detect, measure, rank, picture and accept."""
+    """Detect, measure, merge, rank, picture and accept."""
+    config = context.config
     dataset = open_world(context)
     store = FeatureStore(context.directory.root / FEATURES)
     model = open_original(context, dataset)
-    composite = make_composite(context.config.precompute.composite, context.config.precompute.rules)
+    composite = make_composite(config.precompute.composite, config.precompute.rules)
     explainer = Explainer(model, dataset[0].x[None].to(context.device), composite)
-    settings = Settings(
-        layers=cav_layers(store, context.config.reveal.cav.layers),
-        pooling=context.config.reveal.cav.pooling,
-        batch_size=context.config.precompute.batch_size,
-        seed=context.config.seed,
+    view = DataView(
+        store,
+        dataset,
+        model,
+        np.flatnonzero(dataset.table["split"].to_numpy() != "test"),
+        condition=config.reveal.condition,
+        seed=config.seed,
+        device=context.device,
+        batch_size=config.precompute.batch_size,
+        reporter=context.reporter,
     )
-    candidates = _detect(context, dataset, store)
-    measured = _measure(context, candidates, SuspicionMeter(explainer, model, dataset, store, settings, context.device))
-    ranked = distinct(measured)[:REPORTED]
-    findings = [to_finding(suspicion, rank, dataset) for rank, suspicion in enumerate(ranked, start=1)]
+    layers = cav_layers(view, config.reveal.cav.layers)
+    settings = Settings(layers, batch_size=view.batch_size, seed=config.seed)
+    journal = read_journal(context.directory.annotations_path)
+    labels = labelled_biases(journal, store.ids.tolist())
+    candidates, seen = _detect(context, view)
+    candidates += labelled_candidates(view, labels)
+    shortlist = _shortlist(context, view, candidates, layers)
+    meter = SuspicionMeter(view, explainer, settings)
+    tracked = context.reporter.track(shortlist, "effect of candidates")
+    measured = [meter.measure(each.candidate, each.separation, each.evidence) for each in tracked]
+    merged = merge([each for each in measured if each is not None])[:REPORTED]
+    findings = _findings(context, view, merged)
+    suspicions = {finding.id: each.suspicion for finding, each in zip(findings, merged, strict=True)}
+    findings, suspicions = _corrected_by_labels(findings, suspicions, labels, view)
+    fields = ReceptiveFields(model, dataset.shape, share=CROP_SHARE)
+    studio = Studio(view, explainer, config.reveal, context.directory, fields)
     findings = [
-        _with_pictures(context, dataset, store, explainer, finding, suspicion) if finding.rank <= PICTURED else finding
-        for finding, suspicion in zip(findings, ranked, strict=True)
+        studio.portray(finding, suspicions[finding.id]) if finding.rank <= config.reveal.pictured else finding
+        for finding in context.reporter.track(findings, "pictures of the findings")
     ]
-    context.directory.write_record("reveal/findings.json", Findings(findings=findings))
+    context.directory.write_record("reveal/findings.json", Findings(findings=findings, pictures=seen))
     for finding in findings[:3]:
         context.reporter.say(
             f"    finding {finding.rank}: class {finding.class_name}, {len(finding.sample_ids)} samples, "
             f"by {finding.detector} in {finding.layer}, suspicion {finding.score:.2f}"
+            + ("" if finding.stability is None else f", stability {finding.stability:.2f}")
         )
-    _accept(
-        context,
-        store,
-        findings,
-        {finding.id: suspicion for finding, suspicion in zip(findings, ranked, strict=True)},
-        settings.layers,
-    )
+    _accept(context, view, explainer, findings, suspicions, layers, journal)
 
 
-def cav_layers(store: FeatureStore, wanted: str | list[str]) -> tuple[str, ...]:
+def cav_layers(view: DataView, wanted: str | list[str]) -> tuple[str, ...]:
     """Return the layers in which CAVs are tried, from input to output: configured, or activations over the depth.
 
     Raises:
         ConfigError: a configured layer is not stored.
     """
-    if wanted != "auto":
-        for layer in wanted:
-            if layer not in store.layers:
-                raise ConfigError(
-                    f"reveal.cav.layers: no layer '{layer}' is stored.{nearest(layer, list(store.layers))} "
-                    f"Stored: {', '.join(store.layers)}."
-                )
-        return tuple(layer for layer in store.layers if layer in wanted)
-    activations = [name for name in store.layers if store.kinds[name] == "activation"] or list(store.layers)
-    picks = np.unique(np.linspace(0, len(activations) - 1, CAV_LAYERS).round().astype(int))
-    return tuple(activations[i] for i in picks)
+    if wanted == "auto":
+        return view.spread_layers
+    known = list(view.store.layers)
+    for layer in wanted:
+        if layer not in known:
+            raise ConfigError(
+                f"reveal.cav.layers: no layer '{layer}' is stored.{nearest(layer, known)} Stored: {', '.join(known)}."
+            )
+    return tuple(layer for layer in known if layer in wanted)
 
 
-def _detect(context: StageContext, dataset: WorldView, store: FeatureStore) -> list[Candidate]:
-    config = context.config.reveal
-    usable = dataset.table["split"].to_numpy() != "test"
-    labels = dataset.table["label"].to_numpy()
-    activations = tuple(name for name in reversed(store.layers) if store.kinds[name] == "activation")
+def _detect(context: StageContext, view: DataView) -> tuple[list[Candidate], dict[str, str]]:
+    """Return all candidates, and caption -> path of the detectors' own pictures; figures go to HDF5."""
     found: list[Candidate] = []
-    for class_id in context.reporter.track(range(len(dataset.classes)), "detectors, class by class"):
-        rows = np.flatnonzero(usable & (labels == class_id))
-        view = ClassView(
-            store, class_id, rows, config.condition, activations or store.layers[::-1], context.config.seed
-        )
-        for detector in config.detectors:
-            found += make_detector(detector).detect(view)
-    return found
+    seen: dict[str, str] = {}
+    kinds: list[str] = []
+    for config in context.reporter.track(context.config.reveal.detectors, "detectors"):
+        detection = make_detector(config).detect(view)
+        kinds.append(config.kind)
+        repeated = kinds.count(config.kind)
+        name = config.kind if repeated == 1 else f"{config.kind}-{repeated}"
+        found += detection.candidates
+        if detection.arrays:
+            write_arrays(context.directory.root / f"reveal/{name}.h5", detection.arrays)
+        for number, (caption, image) in enumerate(detection.pictures.items(), start=1):
+            seen[caption] = f"reveal/{name}-{number}.png"
+            pictures.save(image, context.directory.root / seen[caption])
+    return found, seen
 
 
-def _measure(context: StageContext, candidates: list[Candidate], meter: SuspicionMeter) -> list[Suspicion]:
-    """Measure the candidates that separation and held-out evidence leave in question."""
-    evident = []
-    for candidate in context.reporter.track(candidates, "held-out evidence"):
-        found = best_cav(candidate, meter.store, meter.settings)
-        if found is not None:
-            evident.append((candidate, *found))
-    shortlist = context.reporter.track(_shortlist(evident), "effect of candidates")
-    return [meter.measure(candidate, cav, auroc) for candidate, cav, auroc in shortlist]
+def _shortlist(
+    context: StageContext, view: DataView, candidates: list[Candidate], layers: tuple[str, ...]
+) -> list[Shortlisted]:
+    """Return the most promising candidates, the same group from several spaces only once.
+
+    The features alone rule out most of what detectors propose, at little cost; only the rest is tried on the model.
+    What a person described is always tried, as it was described.
+    """
+    poolings = tuple(context.config.precompute.pooling)
+    separations = Separations(view)
+    separated = {}
+    for candidate in context.reporter.track(candidates, "separation of candidates"):
+        if SMALLEST <= candidate.members.sum() <= len(candidate.rows) - SMALLEST:
+            key = candidate.name, candidate.class_id, candidate.members.tobytes()
+            found = separations.measure(candidate)
+            if key not in separated or found > separated[key][0]:
+                separated[key] = found, candidate
+    groups = [candidate for _, candidate in separated.values()]
+    first = _measured(separations, groups, measure_evidence(view, groups, layers, poolings))
+    described = [entry for entry in first if entry.candidate.name]
+    free = _most_promising([entry for entry in first if not entry.candidate.name], REFINED_PER_CLASS)
+    refined_groups, evidence = refine(
+        view, [each.candidate for each in free], [each.evidence for each in free], layers, poolings, SMALLEST_REFINED
+    )
+    best = _most_promising(_measured(separations, refined_groups, evidence), SHORTLIST_PER_CLASS)
+    return [*described, *best[:SHORTLIST]]
 
 
-def _shortlist(evident: list[tuple[Candidate, Cav, float]]) -> list[tuple[Candidate, Cav, float]]:
-    """Return the most promising candidates of each class, the same group from several spaces only once."""
-    chosen: list[tuple[Candidate, Cav, float]] = []
-    for entry in sorted(evident, key=lambda each: -np.sqrt(separation(each[0].conductance)) * (2 * each[2] - 1)):
-        rivals = [other for other, _, _ in chosen if other.class_id == entry[0].class_id]
-        if len(rivals) < SHORTLIST_PER_CLASS and all(same_side_overlap(entry[0], other) < REPEATED for other in rivals):
+def _measured(
+    separations: Separations, candidates: list[Candidate], evidence: list[Evidence | None]
+) -> list[Shortlisted]:
+    return [
+        Shortlisted(candidate, separations.measure(candidate), found)
+        for candidate, found in zip(candidates, evidence, strict=True)
+        if found is not None
+    ]
+
+
+def _most_promising(entries: list[Shortlisted], per_class: int) -> list[Shortlisted]:
+    """Return the best entries of each class, best first; of groups that are much the same only the best few."""
+    chosen: list[Shortlisted] = []
+    for entry in sorted(entries, key=lambda each: -each.promise):
+        rivals = [other.candidate for other in chosen if other.candidate.class_id == entry.candidate.class_id]
+        alike = [other for other in rivals if overlap(entry.candidate, other) >= SAME_GROUP]
+        repeated = any(same_side_overlap(entry.candidate, other) >= REPEATED for other in alike)
+        if len(rivals) < per_class and len(alike) < MOST_ALIKE and not repeated:
             chosen.append(entry)
     return chosen
 
 
-def _with_pictures(
-    context: StageContext,
-    dataset: WorldView,
-    store: FeatureStore,
-    explainer: Explainer,
-    finding: Finding,
-    suspicion: Suspicion,
-) -> Finding:
-    candidate = suspicion.candidate
-    generator = np.random.default_rng(context.config.seed)
-    inside = generator.permutation(candidate.member_rows)[:PICTURED_SAMPLES]
-    outside = generator.permutation(candidate.rows[~candidate.members])[:PICTURED_SAMPLES]
-    x = torch.stack([dataset[int(row)].x for row in inside]).to(context.device)
-    concept = blur(concept_heatmaps(explainer, x, suspicion.cav), PICTURE_BLUR)
-    relevance = store.heatmaps(context.config.reveal.condition, inside)
-    nothing = np.zeros(concept.shape[1:], bool)
-    masks = [binarize(each) for each in concept]
-    sheets = {
-        "samples of the finding; relevance for the class; where it differs from the rest of the class": pictures.sheet(
-            [
-                [
-                    pictures.outlined(image.cpu().numpy(), nothing if mask is None else mask)
-                    for image, mask in zip(x, masks, strict=True)
-                ],
-                [pictures.heatmap_image(each) for each in relevance],
-                [pictures.heatmap_image(each) for each in concept],
-            ]
-        ),
-        "samples of the same class outside the finding, and their relevance": pictures.sheet(
-            [
-                [pictures.to_image(dataset[int(row)].x.numpy()) for row in outside],
-                [pictures.heatmap_image(each) for each in store.heatmaps(context.config.reveal.condition, outside)],
-            ]
-        ),
-    }
-    evidence = {}
-    for name, (caption, image) in zip(("inside", "outside"), sheets.items(), strict=True):
-        evidence[caption] = f"reveal/{finding.id}-{name}.png"
-        pictures.save(image, context.directory.root / evidence[caption])
-    plot = _embedding(context, store, finding, suspicion)
-    if plot:
-        evidence["samples of the class by relevance, two-dimensional embedding"] = plot
-    return finding.model_copy(update={"evidence": evidence})
+def _findings(context: StageContext, view: DataView, merged: list[Merged]) -> list[Finding]:
+    findings = [to_finding(each, rank, view.dataset) for rank, each in enumerate(merged, start=1)]
+    groups = [each.suspicion.candidate for each in merged[:STABLE]]
+    stable = stabilities(view, context.config.reveal.detectors, groups, context.config.reveal.stability_runs)
+    return [
+        finding.model_copy(update={"stability": value})
+        for finding, value in zip(findings, [*stable, *[None] * (len(findings) - len(stable))], strict=True)
+    ]
 
 
-def _embedding(context: StageContext, store: FeatureStore, finding: Finding, suspicion: Suspicion) -> str | None:
-    """Plot the spectral embedding of the class, by UMAP where the detector asks for it; only for SpRAy's findings."""
-    configured = [detector for detector in context.config.reveal.detectors if isinstance(detector, SprayConfig)]
-    if finding.detector != "spray" or not configured:
-        return None
-    candidate = suspicion.candidate
-    view = ClassView(store, finding.class_id, candidate.rows, context.config.reveal.condition, (), context.config.seed)
-    result = Spray(configured[0]).analyse(view, finding.layer)
-    if configured[0].umap and finding.rank == 1:
-        points, name = _umap(result.view.embedding, context.config.seed), "UMAP of the spectral embedding"
-    else:
-        # the first eigenvector tells only components of the graph apart
-        first = min(1, result.view.embedding.shape[1] - 2)
-        points, name = result.view.embedding[:, first : first + 2], "leading eigenvectors"
-    path = f"reveal/{finding.id}-embedding.png"
-    title = f"class {finding.class_name}, {finding.layer}\n{name}"
-    pictures.embedding_plot(points, candidate.members, title, context.directory.root / path)
-    return path
-
-
-def _umap(embedding: np.ndarray, seed: int) -> np.ndarray:
-    from umap import UMAP
-
-    return UMAP(n_neighbors=min(15, len(embedding) - 1), random_state=seed, n_jobs=1).fit_transform(embedding)
+def _corrected_by_labels(
+    findings: list[Finding], suspicions: dict[str, Suspicion], labels: list[LabelledBias], view: DataView
+) -> tuple[list[Finding], dict[str, Suspicion]]:
+    """Return findings whose samples people corrected; id, rank and score stay those of the detected group."""
+    by_name = {each.name: each for each in labels}
+    ids = view.dataset.table["id"].to_numpy().astype(str)
+    corrected = []
+    for finding in findings:
+        suspicion = suspicions[finding.id]
+        if finding.id in by_name and not suspicion.candidate.name:
+            candidate = refined(suspicion.candidate, by_name[finding.id])
+            suspicions = {**suspicions, finding.id: replace(suspicion, candidate=candidate)}
+            finding = finding.model_copy(update={"sample_ids": ids[candidate.member_rows].tolist()})
+        corrected.append(finding)
+    return corrected, suspicions
 
 
 def _accept(
     context: StageContext,
-    store: FeatureStore,
+    view: DataView,
+    explainer: Explainer,
     findings: list[Finding],
-    measured: dict[str, Suspicion],
+    suspicions: dict[str, Suspicion],
     layers: tuple[str, ...],
+    journal: Journal,
 ) -> None:
     config = context.config.reveal
-    verdicts = latest(read_journal(context.directory.annotations_path))
-    for unknown in sorted(set(verdicts) - set(measured)):
+    verdicts = latest(journal)
+    for unknown in sorted(set(verdicts) - set(suspicions)):
         context.reporter.say(f"    WARNING: annotations.json judges '{unknown}', which is not among the findings")
     biases = []
     for finding, verdict in accepted(findings, verdicts, config.accept_top, config.accept_score):
-        candidate = measured[finding.id].candidate
-        fitted = list(fit_candidates(config.cav, store, candidate.rows, candidate.members, layers, context.config.seed))
+        candidate = suspicions[finding.id].candidate
+        quality = Sharpness(view, explainer, candidate)
+        fitted = list(
+            fit_candidates(
+                config.cav, view.store, candidate.rows, candidate.members, layers, view.seed, localization=quality
+            )
+        )
         cav, summary = fitted[choose(fitted)]
         cav.save(context.directory.root / f"reveal/cavs/{finding.id}.npz")
         for other, _ in fitted:
@@ -224,5 +262,25 @@ def _accept(
             f"{summary.auroc:.3f} [{summary.auroc_lower:.3f}, {summary.auroc_upper:.3f}]"
         )
     if not biases:
-        context.reporter.say("    nothing was accepted as a bias")
+        top = f"; the most suspicious finding reaches {findings[0].score:.2f}" if findings else ""
+        context.reporter.say(f"    nothing was accepted as a bias (reveal.accept_score {config.accept_score:g}){top}")
     context.directory.write_record("reveal/biases.json", Biases(biases=biases))
+
+
+class Sharpness:
+    """How well the heatmaps of a CAV point at the concept, on a few samples of a group and of the rest of its class."""
+
+    def __init__(self, view: DataView, explainer: Explainer, candidate: Candidate):
+        generator = np.random.default_rng(view.seed)
+        self.view, self.explainer = view, explainer
+        self.with_concept = self._images(generator.permutation(candidate.member_rows)[:LOCALIZED])
+        self.without = self._images(generator.permutation(candidate.rows[~candidate.members])[:LOCALIZED])
+
+    def __call__(self, cav: Cav) -> float:
+        """Return the localization quality of a CAV in [0, 1]."""
+        return localization_quality(
+            *(concept_heatmaps(self.explainer, x, cav) for x in (self.with_concept, self.without))
+        )
+
+    def _images(self, rows: np.ndarray) -> torch.Tensor:
+        return torch.stack([self.view.dataset[int(row)].x for row in rows]).to(self.view.device)

@@ -15,6 +15,7 @@ from pipeline.workspace.features import FeatureStore
 from pipeline.workspace.progress import Reporter, SilentReporter
 
 LATENT_LAYERS = 2
+MOST_LAYERS = 6
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,13 @@ class DataView:
         activations = [name for name in self.store.layers if self.store.kinds[name] == "activation"]
         return tuple(reversed(activations or self.store.layers))
 
+    @property
+    def spread_layers(self) -> tuple[str, ...]:
+        """Up to six of the activation layers, evenly spread over the depth, from input to output."""
+        ascending = self.deep_layers[::-1]
+        picks = np.unique(np.linspace(0, len(ascending) - 1, MOST_LAYERS).round().astype(int))
+        return tuple(ascending[pick] for pick in picks)
+
     def classes(self) -> Iterator[ClassView]:
         """Yield every class."""
         labels = self.labels
@@ -82,7 +90,7 @@ class DataView:
         return tuple(wanted)
 
     def spaces(self, wanted: list[str], detector: str) -> tuple[str, ...]:
-        """Return "input" for "heatmap", the deepest two layers for "latent", and layers by name, without repetition.
+        """Return "input" for "heatmap", and layers: the deepest two ("latent"), up to six ("layers"), or by name.
 
         Raises:
             ConfigError: a name is neither.
@@ -93,10 +101,12 @@ class DataView:
                 found.append("input")
             elif space == "latent":
                 found += self.deep_layers[:LATENT_LAYERS]
+            elif space == "layers":
+                found += self.spread_layers
             elif space in self.store.layers:
                 found.append(space)
             else:
-                known = ["heatmap", "latent", *self.store.layers]
+                known = ["heatmap", "latent", "layers", *self.store.layers]
                 raise ConfigError(
                     f"reveal.detectors: {detector} cannot look at '{space}'.{nearest(space, known)} "
                     f"Allowed: {', '.join(known)}."

@@ -5,22 +5,28 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import getpass
+import importlib
 import logging
 import os
 import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 
 from .stages import ALL, GATED, STAGE_NAMES, required, summary_of
 
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.workspace.progress import Reporter
+    from pipeline.workspace.stage import StageContext
 
 RESUME = "Finished stages are kept; the same command continues."
 
@@ -74,7 +80,27 @@ def make_parser(stage: str) -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks, and warnings of libraries")
     if stage == ALL:
         parser.add_argument("--status", action="store_true", help="show what is fresh and why not; run nothing")
+    if stage == "reveal":
+        _add_labelling(parser)
+    if stage == "localize":
+        parser.add_argument(
+            "--export",
+            nargs=2,
+            metavar=("FORMAT", "DIR"),
+            help="afterwards write the masks for another program into a folder; formats: isnet",
+        )
     return parser
+
+
+def _add_labelling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("labels of samples")
+    group.add_argument(
+        "--label",
+        metavar="FILE",
+        help="before, add labels to annotations.json: JSON {bias: [ids]}, or CSV with id, bias, label",
+    )
+    group.add_argument("--by", metavar="NAME", help="who labelled, where the file does not say it; default: the user")
+    group.add_argument("--by-row", action="store_true", help="numbers that are no ids are rows, counted from 0")
 
 
 def console(argv: list[str] | None = None, prog: str = "r2r") -> None:
@@ -127,6 +153,7 @@ def _execute(stage: str, arguments: argparse.Namespace, command: str) -> None:
     from . import ranks, runner
 
     config = load_config(arguments.config, arguments.overrides)
+    prepare = _label_importer(arguments) if stage == "reveal" else None
     rank = ranks.rank_from_environment(os.environ)
     # One terminal shows the bars of one process only.
     reporter = make_reporter() if rank.of == 1 else PlainReporter()
@@ -137,8 +164,17 @@ def _execute(stage: str, arguments: argparse.Namespace, command: str) -> None:
     if rank.number > 0:
         return ranks.take_part(config, stage, rank, reporter, arguments.device)
     context = runner.run_stages(
-        config, stage, force=arguments.force, reporter=reporter, device=arguments.device, command=command, rank=rank
+        config,
+        stage,
+        force=arguments.force,
+        reporter=reporter,
+        device=arguments.device,
+        command=command,
+        rank=rank,
+        prepare=prepare,
     )
+    if getattr(arguments, "export", None):
+        _export(context, *arguments.export)
     if stage not in GATED:
         return reporter.say(f"results: {context.directory.folder(stage)}")
     audit = runner.read_audit(context.directory)
@@ -147,6 +183,64 @@ def _execute(stage: str, arguments: argparse.Namespace, command: str) -> None:
     for line in summarize(audit, context.directory.root):
         reporter.say(line)
     return runner.check_gate(audit)
+
+
+def _label_importer(arguments: argparse.Namespace) -> Callable[[StageContext], None] | None:
+    """Return what imports the file of labels into the journal, or None where none is given.
+
+    Raises:
+        ConfigError: an option of the import is given without a file, or the file is missing.
+    """
+    if arguments.label is None:
+        for option, value in (("--by", arguments.by), ("--by-row", arguments.by_row)):
+            if value:
+                raise ConfigError(f"{option} says how labels are read; give their file with --label FILE.")
+        return None
+    path = Path(arguments.label)
+    if not path.is_file():
+        # before any data are read
+        raise ConfigError(f"--label {path}: no such file. Give a JSON, CSV or TSV file.")
+
+    def prepare(context: StageContext) -> None:
+        _import_labels(context, path, arguments.by or _user(), arguments.by_row)
+
+    return prepare
+
+
+def _import_labels(context: StageContext, path: Path, by: str, by_row: bool) -> None:
+    from pipeline.data.load import load_dataset
+    from pipeline.workspace.journal import append, read_journal
+
+    labels = _part_of("reveal", "label_import")
+    config, journal = context.config, context.directory.annotations_path
+    # under the name under which stages look for it, so that it is read once
+    dataset = context.once("dataset", lambda: load_dataset(config.data, seed=config.seed, progress=context.reporter))
+    ids = [str(each) for each in dataset.table["id"]]
+    when = datetime.now().astimezone().isoformat(timespec="seconds")
+    imported = labels.read_labels(path, ids, by=by, when=when, rows_allowed=by_row)
+    news = labels.new_labels(imported.labels, read_journal(journal).labels)
+    append(journal, news)
+    for line in imported.summary():
+        context.reporter.say(f"labels: {line}")
+    context.reporter.say(f"labels: {len(news)} added to {journal}, {len(imported.labels) - len(news)} were in it")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        # a container may run under a number that has no name
+        raise ConfigError("nobody knows who labelled: this user has no name. Give one with --by NAME.") from None
+
+
+def _export(context: StageContext, form: str, folder: str) -> None:
+    _part_of("localize", "export").export_masks(context, form, Path(folder))
+    context.reporter.say(f"exported: {folder}")
+
+
+def _part_of(stage: str, name: str) -> ModuleType:
+    """Return a module of a stage, found by name as the stage itself is, so that starting the command imports none."""
+    return importlib.import_module(f"pipeline.{stage}.{name}")
 
 
 def _print_status(config: Config, reporter: Reporter) -> None:

@@ -7,6 +7,7 @@ import importlib
 import json
 import platform
 import time
+from collections.abc import Callable
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -44,6 +45,7 @@ def run_stages(
     device: str | None = None,
     command: str = "",
     rank: Rank | None = None,
+    prepare: Callable[[StageContext], None] | None = None,
 ) -> StageContext:
     """Run a stage, and before it all that it needs and lacks; with "run", run all.
 
@@ -55,6 +57,7 @@ def run_stages(
         device: auto, cpu or cuda; default: what the configuration says.
         command: recorded in the manifest.
         rank: this process, number 0, and how many share the named stage, if it can be shared; see `pipeline.run.ranks`.
+        prepare: called once the run directory is held and before anything is judged, such as to extend the journal.
 
     Raises:
         BusyError: another process works in the run directory.
@@ -67,6 +70,8 @@ def run_stages(
         context.rank = rank or Rank()
     with directory.lock():
         write_text(directory.root / "config.yaml", dump_config(config))
+        if prepare is not None:
+            prepare(context)
         manifest = directory.manifest()
         fingerprint = read_fingerprint(context, manifest)
         judged: dict[str, Freshness] = {}

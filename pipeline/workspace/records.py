@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 FINDINGS_VERSION = 2
 BIASES_VERSION = 2
-AUDIT_VERSION = 1
+AUDIT_VERSION = 2
 
 
 class Record(BaseModel):
@@ -29,14 +29,20 @@ class Finding(Record):
     class_id: int
     class_name: str
     layer: str = Field(description='layer name, or "input" for heatmaps')
-    score: float = Field(ge=0, le=1, description="suspicion; the geometric mean of its parts")
+    score: float = Field(ge=0, le=1, description="suspicion; the weighted geometric mean of its parts")
     score_parts: dict[str, float]
+    details: dict[str, float] = Field(
+        {}, description="figures behind the parts, and figures without weight in the score"
+    )
     sample_ids: list[str]
     neuron_ids: list[int] = []
     note: str = Field("", description="what the detector says about the group, in a sentence")
     also_seen: list[str] = Field([], description='"detector in layer" of every other candidate that is the same group')
     stability: float | None = Field(
-        None, ge=0, le=1, description="mean best Jaccard overlap when detection is repeated on subsamples; null: not run"
+        None,
+        ge=0,
+        le=1,
+        description="mean best Jaccard overlap when detection is repeated on subsamples; null: not run",
     )
     evidence: dict[str, str] = Field({}, description="what it shows -> picture, relative to the run directory")
 
@@ -46,6 +52,7 @@ class Findings(Record):
 
     schema_version: int = FINDINGS_VERSION
     findings: list[Finding] = Field(description="best first")
+    pictures: dict[str, str] = Field({}, description="what detectors saw -> picture, relative to the run directory")
 
 
 class Verdict(Record):
@@ -80,8 +87,20 @@ class CavSummary(Record):
     n_positive: int
     n_negative: int
     localization: float | None = Field(
-        None, ge=0, le=1, description="how sharply its heatmaps point, and only on samples with the concept; null: unknown"
+        None,
+        ge=0,
+        le=1,
+        description="how sharply its heatmaps point, and only on samples with the concept; null: unknown",
     )
+
+
+class LabelCounts(Record):
+    """What people labelled by hand for a bias; the last word on a sample counts."""
+
+    positive: int
+    negative: int
+    unsure: int
+    by: list[str] = Field(description="who labelled, in the order of their first label")
 
 
 class Bias(Record):
@@ -94,6 +113,7 @@ class Bias(Record):
     status: Literal["reviewed", "unreviewed"]
     verdict: Verdict | None = None
     sample_ids: list[str] = Field(description="samples of the training and validation split that carry it, as revealed")
+    labels: LabelCounts | None = Field(None, description="samples labelled by hand; null: none")
     cav: CavSummary
     candidates: list[CavSummary] = Field(description="every estimator and layer that was tried")
 
@@ -188,6 +208,8 @@ class Audit(Record):
     warnings: list[str]
     best_correction: str | None
     findings: list[Finding]
+    detector_pictures: dict[str, str] = Field({}, description="what detectors saw -> picture, relative to the run")
+    accept_score: float = Field(0.0, description="suspicion from which a finding is accepted without a person's word")
     biases: list[Bias]
     verdicts: list[Verdict] = Field([], description="the journal in order; the last word on a finding counts")
     methods: list[MethodRecord]

@@ -6,13 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.concepts import Cav, fit_cav, held_out_auroc
-from pipeline.concepts.cav import acting_layer, is_constant, out_of_fold_scores
+from pipeline.concepts.cav import NoDirection, acting_layer, is_constant, out_of_fold_scores
 from pipeline.errors import StoreError
 from pipeline.statistics import auroc
 from pipeline.workspace.records import CavSummary
 
-FILTERS = ("svm", "ridge", "logistic")
-KINDS = ("pattern", *FILTERS)
+PATTERNS = ("pattern", "mean", "median")
+FILTERS = ("svm", "ridge", "logistic", "lasso", "lda")
+KINDS = (*PATTERNS, *FILTERS)
 
 
 def planted(count: int = 400, dimension: int = 12, strength: float = 3.0, seed: int = 0):
@@ -68,16 +69,83 @@ def test_scaling_features_leaves_the_decisions_of_a_filter_unchanged(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_boundary_lies_half_way_between_the_groups(kind):
+def test_figures_of_a_cav_are_those_of_its_direction(kind):
     features, labels, _ = planted()
+    before = features.copy(), labels.copy()
     cav = fit_cav(features, labels, kind)
     scores = cav.scores(features)
-    assert scores[labels].mean() > 0
-    np.testing.assert_allclose(scores[labels].mean(), -scores[~labels].mean())
+    assert scores[labels].mean() > 0 > scores[~labels].mean()
     np.testing.assert_allclose(cav.mean_with, (features[labels] @ cav.direction).mean())
     np.testing.assert_allclose(cav.mean_without, (features[~labels] @ cav.direction).mean())
     np.testing.assert_allclose(cav.baseline, features[~labels].mean(0))
     np.testing.assert_allclose(np.linalg.norm(cav.direction), 1)
+    assert np.array_equal(features, before[0]) and np.array_equal(labels, before[1])
+
+
+@pytest.mark.parametrize("kind", [*PATTERNS, "lda"])
+def test_the_boundary_of_a_pattern_lies_half_way_between_the_groups(kind):
+    features, labels, _ = planted()
+    scores = fit_cav(features + 5, labels, kind).scores(features + 5)
+    np.testing.assert_allclose(scores[labels].mean(), -scores[~labels].mean())
+
+
+@pytest.mark.parametrize("kind", ["svm", "ridge", "logistic"])
+def test_a_filter_keeps_the_boundary_that_it_was_fitted_with(kind):
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
+    reference = {
+        "svm": LinearSVC(C=0.01, class_weight="balanced", dual=False, tol=1e-10, max_iter=10_000),
+        "ridge": RidgeClassifier(alpha=1.0, class_weight="balanced"),
+        "logistic": LogisticRegression(C=0.1, class_weight="balanced", tol=1e-10),
+    }[kind]
+    features, labels, _ = planted(300)
+    # skewed groups: half-way between their means is not where a filter draws its line
+    features = np.exp(features) * np.geomspace(1e-2, 1e2, features.shape[1]) + 3.0
+    expected = make_pipeline(StandardScaler(), reference).fit(features, labels).decision_function(features)
+    cav = fit_cav(features, labels, kind)
+    scores = cav.scores(features)
+    ratio = np.abs(expected).max() / np.abs(scores).max()
+    np.testing.assert_allclose(scores * ratio, expected, atol=1e-3 * np.abs(expected).max())
+    # that of balanced ridge regression does lie there
+    assert (abs(cav.intercept + (cav.mean_with + cav.mean_without) / 2) * ratio > 0.02) == (kind != "ridge")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flattened_maps_are_features_like_any_other(kind):
+    """Pooling "full": more dimensions than samples."""
+    features, labels, direction = planted(60, 5 * 7 * 7, strength=12.0)
+    cav = fit_cav(features.astype(np.float32), labels, kind, pooling="full")
+    assert cav.direction.shape == (5 * 7 * 7,) and cav.direction @ direction > (0.3 if kind == "lasso" else 0.6)
+    assert auroc(cav.scores(features), labels).value > 0.99
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_a_searched_filter_is_the_same_every_time_and_no_worse_on_new_samples(kind):
+    drawn, labels, _ = planted(400, 20, strength=2.0)
+    features, fresh = drawn[:80], (drawn[80:], labels[80:])
+    labels = labels[:80]
+    searched = fit_cav(features, labels, kind, search=True, seed=1)
+    again = fit_cav(features, labels, kind, search=True, seed=1)
+    assert np.array_equal(searched.direction, again.direction)
+    evidence = auroc(searched.scores(fresh[0]), fresh[1])
+    assert evidence.value > auroc(fit_cav(features, labels, kind).scores(fresh[0]), fresh[1]).value - 0.05
+
+
+def test_a_search_is_passed_on_to_every_fold():
+    features, labels, _ = planted(120, 60, strength=1.0)
+    plain, searched = (out_of_fold_scores(features, labels, "ridge", search=each) for each in (False, True))
+    assert not np.allclose(plain, searched)
+
+
+def test_an_estimator_that_sees_no_difference_gives_no_direction_and_no_evidence():
+    features, labels = np.zeros((30, 4)), np.arange(30) < 10
+    features[[0, 1, 12, 13, 14]] = 1.0  # rare in both groups: their medians are equal
+    with pytest.raises(NoDirection, match="'median'"):
+        fit_cav(features, labels, "median")
+    assert (out_of_fold_scores(features, labels, "median") == 0).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -110,8 +178,8 @@ def test_features_that_do_not_differ_are_refused(kind):
 
 
 def test_an_unknown_kind_is_refused_with_the_allowed_ones():
-    with pytest.raises(ValueError, match="'lasso'; allowed: pattern, svm, ridge, logistic"):
-        fit_cav(np.eye(4), np.arange(4) < 2, "lasso")
+    with pytest.raises(ValueError, match="'forest'; allowed: pattern, mean, median, ridge"):
+        fit_cav(np.eye(4), np.arange(4) < 2, "forest")
 
 
 def test_a_saved_cav_comes_back_as_it_was(tmp_path):

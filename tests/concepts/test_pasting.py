@@ -17,7 +17,7 @@ def biases(tiny_run):
 
 
 def test_donors_are_training_samples_of_the_finding_with_their_masks(tiny_run, tiny_dataset, biases):
-    world = pasted_world(tiny_run, tiny_dataset, biases, 0)
+    world = pasted_world(tiny_run, tiny_dataset, biases, 0.02, 0)
     table = tiny_dataset.table.set_index("id")
     assert 2 <= len(world.donors) <= MOST_DONORS
     assert set(world.donor_ids) <= set(biases[0].sample_ids)
@@ -30,13 +30,13 @@ def test_donors_are_training_samples_of_the_finding_with_their_masks(tiny_run, t
 
 
 def test_what_is_pasted_carries_the_planted_square(tiny_run, tiny_dataset, biases):
-    world = pasted_world(tiny_run, tiny_dataset, biases, 0)
+    world = pasted_world(tiny_run, tiny_dataset, biases, 0.02, 0)
     white = [float((world[row].x >= 0.99).sum()) for row in range(0, len(world), 3)]
     assert np.mean(np.array(white) >= 12) > 0.9, "16 white pixels were planted, and no other image has any"
 
 
 def test_without_a_bias_there_is_nothing_to_paste(tiny_run, tiny_dataset):
-    assert pasted_world(tiny_run, tiny_dataset, [], 0) is None
+    assert pasted_world(tiny_run, tiny_dataset, [], 0.02, 0) is None
 
 
 @pytest.mark.parametrize(("donors", "possible"), [(1, False), (2, True)])
@@ -51,4 +51,4 @@ def test_two_donors_are_needed(tiny_context, tiny_dataset, biases, donors, possi
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    assert (pasted_world(root, tiny_dataset, biases, 0) is not None) == possible
+    assert (pasted_world(root, tiny_dataset, biases, 0.02, 0) is not None) == possible

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pipeline.evaluate.detection import best_finding, intersection_over_union, score_finding, score_masks
-from pipeline.workspace.records import Finding
+from pipeline.evaluate.detection import best_finding, score_finding, score_masks, score_ranking, score_retrieval
+from pipeline.workspace.records import Finding, Metric
 
 IDS = np.array(list("abcdef"))
 TRUTH = np.array([True, True, True, False, False, True])
@@ -38,17 +40,73 @@ def test_the_best_finding_has_the_best_f1_and_none_is_none():
     assert best_finding([], IDS, TRUTH, USABLE) is None
 
 
-def test_intersection_over_union_closed_form():
-    left, right = np.zeros((2, 4), bool), np.zeros((2, 4), bool)
-    left[:, :3], right[:, 1:] = True, True
-    assert intersection_over_union(left, right) == pytest.approx(4 / 8)
-    assert intersection_over_union(left, ~left) == 0
-    assert intersection_over_union(np.zeros((2, 2), bool), np.zeros((2, 2), bool)) == 0
+OPTIONS = {"resamples": 100, "confidence": 0.95, "seed": 0}
+MASK_METRICS = {
+    "mask_iou",
+    "mask_dice",
+    "mask_auprc",
+    "mask_pointing",
+    "mask_relevance_share",
+    "mask_relevance_ratio",
+}
+
+
+def by_name(metrics: list[Metric]) -> dict[str, Metric]:
+    assert {(each.model, each.world, each.subgroup) for each in metrics} <= {("pipeline", "asis", "bias")}
+    return {each.metric: each for each in metrics}
+
+
+def test_ranking_reports_the_area_the_average_precision_and_tau():
+    scores = np.array([0.9, 0.8, 0.2, 0.7, 0.1, 0.6])
+    found = by_name(score_ranking(scores, TRUTH, "bias", **OPTIONS))
+    assert list(found) == ["retrieval_auroc", "retrieval_average_precision", "retrieval_kendall_tau"]
+    expected = roc_auc_score(TRUTH, scores), average_precision_score(TRUTH, scores), kendalltau(scores, TRUTH).statistic
+    assert [each.value for each in found.values()] == pytest.approx(expected)
+    assert all(each.n == 6 and each.lower <= each.value <= each.upper for each in found.values())
+    assert found["retrieval_auroc"] == score_retrieval(scores, TRUTH, "bias", "retrieval_auroc", 0.95)
+
+
+def square(left: int) -> np.ndarray:
+    mask = np.zeros((4, 8), bool)
+    mask[:, left : left + 4] = True
+    return mask
+
+
+def test_masks_and_soft_masks_are_compared_with_the_truth():
+    truth = {"a": square(0), "b": square(0)}
+    masks = {"a": square(0), "b": square(2)}
+    soft = {"a": np.where(square(0), 1, 0.5), "b": np.where(square(4), 1.0, 0.0)}
+    found = by_name(score_masks(["a", "b"], masks.get, soft.get, truth.get, "bias", **OPTIONS))
+    assert set(found) == MASK_METRICS
+    expected = {
+        "mask_iou": (1 + 8 / 24) / 2,
+        "mask_dice": (1 + 16 / 32) / 2,
+        "mask_auprc": (1 + 1 / 2) / 2,
+        "mask_pointing": 1 / 2,
+        "mask_relevance_share": (2 / 3 + 0) / 2,
+        "mask_relevance_ratio": (4 / 3 + 0) / 2,
+    }
+    for name, value in expected.items():
+        assert (found[name].value, found[name].n) == (pytest.approx(value), 2)
+        assert found[name].lower < found[name].value < found[name].upper
 
 
 def test_samples_without_a_known_mask_do_not_count():
-    whole, nothing = np.ones((2, 2), bool), np.zeros((2, 2), bool)
-    truth = {"a": whole, "b": None, "c": nothing}
-    (row,) = score_masks(["a", "b", "c"], lambda _: whole, truth.get, "bias", resamples=100, confidence=0.95, seed=0)
-    assert (row.value, row.n) == (1.0, 1)
-    assert score_masks(["b"], lambda _: whole, truth.get, "bias", resamples=100, confidence=0.95, seed=0) == []
+    truth = {"a": square(0), "b": None, "c": np.zeros((4, 8), bool)}
+    options = (lambda _: square(0), lambda _: square(0) * 1.0, truth.get, "bias")
+    found = by_name(score_masks(["a", "b", "c"], *options, **OPTIONS))
+    assert set(found) == MASK_METRICS
+    assert all(each.n == 1 for each in found.values()) and found["mask_iou"].value == 1
+    assert score_masks(["b"], *options, **OPTIONS) == []
+
+
+def test_a_soft_mask_that_says_nothing_counts_for_the_mask_alone():
+    truth = {"a": square(0), "b": square(0)}
+    soft = {"a": np.zeros((4, 8)), "b": square(0) * 1.0}
+    found = by_name(score_masks(["a", "b"], truth.get, soft.get, truth.get, "bias", **OPTIONS))
+    assert {name: each.n for name, each in found.items()} == {
+        name: 2 if name in ("mask_iou", "mask_dice") else 1 for name in MASK_METRICS
+    }
+    assert found["mask_auprc"].value == 1
+    alone = by_name(score_masks(["a"], truth.get, soft.get, truth.get, "bias", **OPTIONS))
+    assert set(alone) == {"mask_iou", "mask_dice"}

@@ -4,26 +4,43 @@ import itertools
 
 import numpy as np
 import pytest
+from tiny import make_dataset
 
+from pipeline.concepts.cav import Cav
 from pipeline.reveal.candidates import Candidate, overlap, same_side_overlap
-from pipeline.reveal.findings import concept_clarity, distinct, to_finding
-from pipeline.reveal.suspicion import Suspicion
+from pipeline.reveal.findings import merge, to_finding
+from pipeline.reveal.suspicion import Suspicion, combine
 
 COUNT = 40
 
 
+def cav_of(*direction: float, layer: str = "") -> Cav:
+    vector = np.array(direction)
+    return Cav(vector / np.linalg.norm(vector), 0.0, "pattern", np.zeros(len(vector)), layer=layer)
+
+
 def group(
-    members, score: float, *, class_id: int = 0, layer: str = "input", clarity: float = 0.5, effect: float = 0.5
+    members,
+    score: float,
+    *,
+    class_id: int = 0,
+    layer: str = "input",
+    detector: str = "spray",
+    cav: Cav | None = None,
+    clear: float | None = None,
+    separation: float = 0.5,
 ) -> Suspicion:
     """Return a measured candidate whose members are positions, whatever led to its score."""
     chosen = np.isin(np.arange(COUNT), list(members))
-    candidate = Candidate("spray", class_id, layer, np.arange(COUNT) + COUNT * class_id, chosen, 0.0)
-    parts = {"separation": 0.5, "evidence": clarity, "compactness": clarity, "effect": effect}
-    return Suspicion(candidate, score, parts, cav=None)
+    candidate = Candidate(detector, class_id, layer, np.arange(COUNT) + COUNT * class_id, chosen)
+    # directions of their own, unless a test gives one
+    own = cav or cav_of(*np.eye(64)[hash((tuple(members), layer)) % 64])
+    parts = {"separation": separation, "evidence": 1.0, "concentration": score if clear is None else clear}
+    return Suspicion(candidate, score, parts, {"area": 0.1}, own)
 
 
-def scores(found: list[Suspicion]) -> list[float]:
-    return [each.score for each in found]
+def scores(candidates: list[Suspicion]) -> list[float]:
+    return [each.suspicion.score for each in merge(candidates)]
 
 
 def test_overlap_of_a_group_with_its_complement_is_whole_but_they_share_no_side():
@@ -42,98 +59,97 @@ def test_overlap_is_the_same_from_both_ends():
 
 
 def test_the_same_group_in_two_spaces_is_reported_once_with_the_better_score():
-    assert scores(distinct([group(range(12), 0.4), group(range(13), 0.6, layer="deep")])) == [0.6]
+    assert scores([group(range(12), 0.4), group(range(13), 0.6, layer="deep")]) == [0.6]
 
 
 def test_a_group_and_its_complement_are_one_observation():
-    assert scores(distinct([group(range(15), 0.6), group(range(15, COUNT), 0.7)])) == [0.7]
+    assert scores([group(range(15), 0.6), group(range(15, COUNT), 0.7)]) == [0.7]
 
 
 def test_groups_that_overlap_less_than_by_half_are_both_reported_best_first():
-    found = distinct([group(range(12), 0.4), group(range(9, 24), 0.6), group(range(12), 0.5, class_id=1)])
+    found = [group(range(12), 0.4), group(range(9, 24), 0.6), group(range(12), 0.5, class_id=1)]
     assert scores(found) == [0.6, 0.5, 0.4]
 
 
-def test_of_nested_groups_the_larger_one_with_the_cleaner_line_stands_for_all():
-    island, all_islands = group(range(10), 0.8, clarity=0.5), group(range(25), 0.6, clarity=0.9)
-    assert distinct([island, all_islands]) == [all_islands]
-
-
-def test_of_nested_groups_the_smaller_one_stays_where_its_line_is_cleaner():
-    island, rest = group(range(10), 0.8, clarity=0.9), group(range(25), 0.6, clarity=0.5)
-    assert distinct([island, rest])[0] is island
-
-
-def test_a_smaller_part_of_a_group_that_is_already_reported_is_no_other_observation():
-    part, whole = group(range(10), 0.6, clarity=0.9), group(range(25), 0.8, clarity=0.5)
+def test_a_part_of_a_group_that_is_already_reported_is_no_other_observation():
+    part, whole = group(range(10), 0.6), group(range(25), 0.8)
     assert overlap(part.candidate, whole.candidate) < 0.5
-    assert distinct([part, whole]) == [whole]
+    assert scores([part, whole]) == [0.8]
 
 
-def test_a_larger_group_without_effect_does_not_stand_for_a_smaller_one():
-    island, rest = group(range(10), 0.8, clarity=0.5, effect=0.8), group(range(25), 0.6, clarity=0.9, effect=0.1)
-    assert distinct([island, rest])[0] is island
+def test_a_larger_group_that_is_less_suspicious_is_reported_beside_a_part_of_it():
+    assert scores([group(range(10), 0.8), group(range(25), 0.6)]) == [0.8, 0.6]
 
 
-def test_two_islands_in_one_larger_group_are_reported_as_that_group_once():
-    first, second = group(range(10), 0.8, clarity=0.5), group(range(15, 25), 0.7, clarity=0.5)
-    both = group([*range(10), *range(15, 25)], 0.6, clarity=0.9)
-    assert distinct([first, second, both]) == [both]
+def test_the_clearer_group_that_holds_the_islands_of_a_shortcut_stands_for_them_and_is_as_separate():
+    first = group(range(10), 0.8, clear=0.8, separation=0.9)
+    second = group(range(15, 25), 0.7, clear=0.8)
+    both = group([*range(10), *range(15, 25)], 0.6, clear=0.95, separation=0.3)
+    (merged,) = merge([first, second, both])
+    assert np.array_equal(merged.suspicion.candidate.members, both.candidate.members)
+    assert merged.suspicion.parts["separation"] == 0.9
+    assert merged.suspicion.score == pytest.approx(combine(merged.suspicion.parts)) and merged.suspicion.score > 0.8
+    assert {id(each) for each in merged.others} == {id(first), id(second)}
+
+
+def test_a_larger_group_that_is_less_clear_does_not_stand_for_a_smaller_one():
+    island, rest = group(range(10), 0.8, clear=0.9), group(range(25), 0.6, clear=0.7)
+    assert merge([island, rest])[0].suspicion is island
+
+
+def test_a_group_of_another_class_never_stands_for_one():
+    island, other = group(range(10), 0.8, clear=0.5), group(range(25), 0.6, class_id=1, clear=0.9)
+    assert merge([island, other])[0].suspicion is island
+
+
+@pytest.mark.parametrize(("second", "expected"), [((-1, 0.1), [0.6]), ((1, 0.1), [0.6]), ((1, 1), [0.6, 0.5])])
+def test_groups_whose_concepts_point_the_same_way_or_the_opposite_are_one_observation(second, expected):
+    one = group(range(10), 0.6, cav=cav_of(1, 0, layer="deep"))
+    other = group(range(10, 20), 0.5, cav=cav_of(*second, layer="deep"))
+    assert scores([one, other]) == expected
+
+
+def test_directions_of_different_layers_are_not_compared():
+    one = group(range(10), 0.6, cav=cav_of(1, 0, layer="deep"))
+    assert scores([one, group(range(10, 20), 0.5, cav=cav_of(1, 0, layer="early"))]) == [0.6, 0.5]
 
 
 def test_the_result_does_not_depend_on_the_order_of_candidates():
     candidates = [
         group(range(10), 0.8),
         group(range(15, 25), 0.7),
-        group([*range(10), *range(15, 25)], 0.6, clarity=0.9),
+        group([*range(10), *range(15, 25)], 0.6),
         group(range(30), 0.5),
         group(range(12), 0.45, class_id=1),
     ]
-    expected = scores(distinct(candidates))
-    assert all(scores(distinct(list(order))) == expected for order in itertools.permutations(candidates))
+    results = {tuple(scores(list(order))) for order in itertools.permutations(candidates)}
+    assert len(results) == 1
 
 
-def test_no_two_reported_groups_of_a_class_overlap_by_half():
-    generator = np.random.default_rng(0)
-    candidates = [
-        group(generator.permutation(COUNT)[: generator.integers(8, 32)], score, clarity=generator.random())
-        for score in np.linspace(0.9, 0.1, 40)
+def test_an_observation_names_who_else_saw_it_and_not_who_saw_the_other_side():
+    best = group(range(10), 0.8, layer="deep")
+    again = group(range(11), 0.7, layer="early", detector="neurons")
+    complement = group(range(10, COUNT), 0.6, layer="input", detector="prototypes")
+    (merged,) = merge([best, again, complement])
+    assert len(merged.others) == 2
+    finding = to_finding(merged, 1, make_dataset())
+    assert finding.also_seen == ["neurons in early"]
+    assert (finding.detector, finding.layer, finding.score, finding.details) == ("spray", "deep", 0.8, {"area": 0.1})
+
+
+def test_the_id_of_a_finding_depends_on_its_content_alone():
+    dataset = make_dataset()
+    ids = [
+        to_finding(merge([each])[0], rank, dataset).id
+        for rank, each in enumerate([group(range(9), 0.8), group(range(9), 0.4), group(range(8), 0.8)], start=1)
     ]
-    found = distinct(candidates)
-    assert len(found) > 1
-    assert all(overlap(a.candidate, b.candidate) < 0.5 for a, b in itertools.combinations(found, 2))
+    assert ids[0] == ids[1] != ids[2]
 
 
-def test_clarity_is_the_mean_of_evidence_and_compactness():
-    assert concept_clarity({"evidence": 0.25, "compactness": 1.0, "effect": 0.0, "separation": 0.1}) == 0.5
-
-
-def test_a_finding_names_class_and_samples(tiny_dataset):
-    finding = to_finding(group([0, 3, 5], 0.3, class_id=1), 4, tiny_dataset)
-    assert (finding.rank, finding.class_id, finding.class_name, finding.score) == (4, 1, "down", 0.3)
-    assert finding.sample_ids == ["s040", "s043", "s045"]
-    assert finding.id.startswith("spray-down-")
-
-
-def test_ids_depend_on_the_content_and_not_on_rank_or_score(tiny_dataset):
-    def name(suspicion, rank=1):
-        return to_finding(suspicion, rank, tiny_dataset).id
-
-    first = name(group(range(12), 0.4))
-    assert name(group(range(12), 0.9, clarity=0.1), 7) == first
-    others = [group(range(13), 0.4), group(range(12), 0.4, class_id=1), group(range(12), 0.4, layer="deep")]
-    assert len({first, *map(name, others)}) == 4
-
-
-def test_an_id_is_the_same_in_every_process(tiny_dataset):
-    assert to_finding(group(range(12), 0.4), 1, tiny_dataset).id == "spray-across-0514354a"
-
-
-@pytest.mark.parametrize(
-    ("name", "slug"), [("a/b c", "a_b_c"), ("Äpfel", "_pfel"), ("", "class"), ("x" * 99, "x" * 24)]
-)
-def test_ids_can_be_names_of_files(tiny_dataset, name, slug):
-    class Named:
-        table, classes = tiny_dataset.table, (name,)
-
-    assert to_finding(group(range(12), 0.4), 1, Named).id.startswith(f"spray-{slug}-")
+def test_a_group_that_a_person_described_keeps_the_persons_name_as_id():
+    one = group(range(9), 0.8)
+    candidate = Candidate("labels", 0, "deep", one.candidate.rows, one.candidate.members, name="ruler")
+    described = Suspicion(candidate, 0.3, one.parts, one.details, one.cav)
+    (merged,) = merge([one, described])
+    assert to_finding(merged, 1, make_dataset()).id == "ruler"
+    assert merged.others == (one,)

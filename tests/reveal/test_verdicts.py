@@ -50,3 +50,11 @@ def test_what_a_person_called_spurious_is_accepted_alone_whatever_its_score():
 
 def test_a_verdict_on_an_unknown_finding_changes_nothing():
     assert names({"elsewhere": "spurious"}, 1) == ["first"]
+
+
+def test_what_a_person_described_by_labels_is_accepted_unless_judged_otherwise():
+    described = finding("ruler", 3, 0.05).model_copy(update={"detector": "labels"})
+    findings = [finding("first", 1, 0.8), described]
+    assert accepted(findings, {}, 1, 0.0) == [(described, None)]
+    valid = Verdict(finding="ruler", verdict="valid", by="ann", when="now")
+    assert [each.id for each, _ in accepted(findings, {"ruler": valid}, 1, 0.0)] == ["first"]

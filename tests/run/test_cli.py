@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import subprocess
 import sys
 import time
+import types
 import warnings
 from pathlib import Path
 
+import fake_stages
+import pandas as pd
 import pytest
 
 from pipeline.errors import DataError
@@ -19,6 +23,7 @@ from pipeline.run.cli import console, explain, make_parser
 from pipeline.run.runner import run_directory, status
 from pipeline.run.stages import STAGE_NAMES
 from pipeline.workspace.directory import RunDirectory
+from pipeline.workspace.journal import read_journal
 
 PROJECT = Path(__file__).parents[2]
 COMMANDS = [*STAGE_NAMES, "run"]
@@ -173,6 +178,109 @@ def test_second_run_in_the_same_directory_ends_with_1(command, tmp_path):
         code, _, err = command("run")
     assert code == 1
     assert f"is in use by process {os.getpid()}. Wait for it to end, or give this run another name" in err
+
+
+# Labels of samples, and masks for other programs
+
+
+@pytest.fixture
+def labels(fake, monkeypatch, tmp_path) -> Path:
+    """A file that labels one sample, and one that is not in the data set of three."""
+    monkeypatch.setattr(
+        fake_stages.FakeDataset, "table", pd.DataFrame({"id": ["a/0.png", "a/1.png", "7"]}), raising=False
+    )
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps({"ruler": ["1.png", "gone"]}))
+    return path
+
+
+def test_labels_reach_the_journal_before_reveal_runs(command, fake, labels, tmp_path):
+    journal = tmp_path / "artifacts" / "trial" / "annotations.json"
+    seen = []
+    fake.within = {"reveal": lambda context: seen.append(read_journal(journal).labels)}
+    code, out, err = command("reveal", "--label", str(labels), "--by", "Ann")
+    assert (code, err) == (0, "")
+    ((label,),) = seen
+    assert (label.bias, label.sample, label.label, label.by) == ("ruler", "a/1.png", "positive", "Ann")
+    assert "labels: ruler: 1 positive, 0 negative, 0 unsure\n" in out
+    assert "labels: WARNING: 1 names match no sample: gone\n" in out
+    assert f"labels: 1 added to {journal}, 0 were in it\n" in out
+    assert fake.take() == ["train", "precompute", "reveal"]
+    assert fake.loads == 1
+
+
+def test_new_labels_make_reveal_stale_and_known_ones_do_not(command, fake, labels):
+    command("reveal")
+    fake.take()
+    _, out, _ = command("reveal", "--label", str(labels), "--by", "Ann")
+    assert fake.take() == ["reveal"]
+    assert "annotations.json" in out
+    _, out, _ = command("reveal", "--label", str(labels), "--by", "Ann")
+    assert fake.take() == []
+    assert "labels: 0 added to" in out
+    assert "1 were in it" in out
+
+
+def test_without_a_name_labels_are_those_of_the_user(command, labels, monkeypatch, tmp_path):
+    monkeypatch.setattr("getpass.getuser", lambda: "someone")
+    command("reveal", "--label", str(labels))
+    (label,) = read_journal(tmp_path / "artifacts" / "trial" / "annotations.json").labels
+    assert label.by == "someone"
+
+
+def test_rows_are_taken_for_names_only_on_request(command, labels, tmp_path):
+    labels.write_text(json.dumps({"ruler": [1, 2]}))
+    journal = tmp_path / "artifacts" / "trial" / "annotations.json"
+    for option, expected in (((), ["a/1.png"]), (("--by-row",), ["a/1.png", "7"])):
+        command("reveal", "--label", str(labels), *option)
+        assert [label.sample for label in read_journal(journal).labels] == expected
+
+
+def test_labels_that_match_nothing_end_with_2_and_nothing_runs(command, fake, labels, tmp_path):
+    labels.write_text(json.dumps({"ruler": ["gone"]}))
+    code, _, err = command("reveal", "--label", str(labels))
+    assert code == 2
+    assert "none of its 1 names matches a sample" in err
+    assert fake.take() == []
+    assert not (tmp_path / "artifacts" / "trial" / "annotations.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--label", "gone.json"], "--label gone.json: no such file"),
+        (["--by", "Ann"], "--by says how labels are read; give their file with --label FILE"),
+        (["--by-row"], "--by-row says how labels are read"),
+    ],
+)
+def test_wrong_options_of_labels_end_with_2_before_data_are_read(command, fake, arguments, expected):
+    code, _, err = command("reveal", *arguments)
+    assert code == 2
+    assert expected in err
+    assert fake.loads == 0
+
+
+def test_masks_are_exported_after_localize_ran(command, fake, monkeypatch, tmp_path):
+    calls = []
+    module = types.ModuleType("pipeline.localize.export")
+    module.export_masks = lambda context, form, folder: calls.append(
+        (fake.take()[-1], context.config.name, form, folder)
+    )
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert command("localize")[0] == 0
+    assert calls == []
+    assert fake.take()[-1] == "localize"
+    code, out, _ = command("localize", "--force", "--export", "isnet", str(tmp_path / "masks"))
+    assert code == 0
+    assert calls == [("localize", "trial", "isnet", tmp_path / "masks")]
+    assert f"exported: {tmp_path / 'masks'}" in out
+
+
+@pytest.mark.parametrize("stage", ["train", "mitigate", "run"])
+def test_labels_and_exports_belong_to_their_stages(stage):
+    for option in (["--label", "a.json"], ["--export", "isnet", "masks"]):
+        with pytest.raises(SystemExit):
+            make_parser(stage).parse_args(["--config", "a.yaml", *option])
 
 
 def test_status_shows_every_stage_and_runs_nothing(command, fake, make_config):

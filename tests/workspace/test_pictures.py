@@ -4,7 +4,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.workspace.pictures import GAP, TILE, embedding_plot, heatmap_image, outlined, save, sheet, to_image
+from pipeline.workspace.pictures import (
+    COLORS,
+    GAP,
+    LABEL_WIDTH,
+    TILE,
+    embedding_plot,
+    faded,
+    heatmap_image,
+    labelled_sheet,
+    outlined,
+    save,
+    scatter_image,
+    sheet,
+    to_image,
+)
 
 
 def pixel(image: Image.Image, row: float, column: float) -> tuple[int, int, int]:
@@ -91,3 +105,68 @@ def test_an_embedding_plot_shows_members_in_another_colour(tmp_path):
             pixels = np.array(image.convert("RGB")).reshape(-1, 3).astype(int)
         colours.append(int((pixels[:, 0] > pixels[:, 2] + 80).sum()))
     assert colours[0] > 2 * colours[1]
+
+
+@pytest.fixture
+def spot() -> np.ndarray:
+    heatmap = np.zeros((12, 12))
+    heatmap[3:6, 3:6], heatmap[9:, 9:] = 2.0, -5.0
+    return heatmap
+
+
+def test_an_image_stays_where_the_heatmap_is_strong_and_fades_to_white_elsewhere(spot):
+    image = faded(np.full((1, 12, 12), 0.2), spot)
+    assert pixel(image, 0.37, 0.37) == (51, 51, 51)
+    assert pixel(image, 0.37, 0.8) == pixel(image, 0.85, 0.85) == (214, 214, 214)
+
+
+def test_a_line_surrounds_what_stays_and_a_higher_threshold_leaves_less(spot):
+    areas = []
+    for threshold in (0.1, 0.5, 0.9):
+        pixels = np.array(faded(np.full((3, 12, 12), 0.5), spot, threshold))[..., 0]
+        line, stays = pixels == 0, pixels == 128
+        areas.append(stays.sum())
+        rows, columns = np.nonzero(stays)
+        assert line[rows.min() - 1, columns].any() and line[rows.max() + 1, columns].any()
+        assert line[rows, columns.min() - 1].any() and line[rows, columns.max() + 1].any()
+        assert not stays[:10].any() and not stays[60:].any()
+    assert areas[0] > areas[1] > areas[2] > 0
+
+
+@pytest.mark.parametrize("heatmap", [np.zeros((6, 6)), -np.ones((6, 6)), np.full((6, 6), np.nan)])
+def test_without_positive_relevance_everything_fades_and_there_is_no_line(heatmap):
+    assert np.array(faded(np.zeros((3, 6, 6)), heatmap)).min() == 204
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e6])
+def test_what_stays_does_not_depend_on_the_scale_of_the_heatmap(spot, scale):
+    x = np.random.default_rng(0).random((3, 12, 12))
+    assert np.array_equal(np.array(faded(x, spot * scale)), np.array(faded(x, spot)))
+
+
+def test_rows_of_a_labelled_sheet_have_their_names_on_the_left():
+    red, blue = Image.new("RGB", (TILE, TILE), "red"), Image.new("RGB", (TILE, TILE), "blue")
+    page = labelled_sheet({"first": [red, blue], "second\nrow": [blue], "": []})
+    tiles = np.array(page)[:, LABEL_WIDTH:]
+    assert np.array_equal(tiles, np.array(sheet([[red, blue], [blue], []])))
+    dark = (np.array(page)[:, :LABEL_WIDTH].min(2) < 128).nonzero()[0]
+    assert {int(row) // (TILE + GAP) for row in dark} == {0, 1}
+
+
+def test_a_scatter_image_colours_groups_and_rings_the_named_points():
+    points = np.random.default_rng(0).standard_normal((40, 2))
+    groups = np.repeat([0, 1], 20)
+    colours = [tuple(int(color[i : i + 2], 16) for i in (1, 3, 5)) for color in COLORS[:2]]
+    plain = np.array(scatter_image(points, groups, {}, "title"))
+    counts = [(plain == color).all(2).sum() for color in colours]
+    assert min(counts) > 100
+    one_group = np.array(scatter_image(points, np.zeros(40, int), {}, "title"))
+    assert (one_group == colours[1]).all(2).sum() == 0
+    named = np.array(scatter_image(points, groups, {3: "17"}, "title"))
+    assert ((named < 60).all(2)).sum() > ((plain < 60).all(2)).sum() + 20
+
+
+def test_more_groups_than_colours_are_drawn_in_grey():
+    points = np.random.default_rng(0).standard_normal((10, 2))
+    image = np.array(scatter_image(points, np.full(10, len(COLORS) + 5), {}, "title"))
+    assert (image == (0x9A, 0xA5, 0xB1)).all(2).sum() > 100
