@@ -48,9 +48,11 @@ SETTINGS = {
     "model": {"params": {"width": 8}, "train": {"epochs": 4, "lr": 0.005, "batch_size": 32}},
     "reveal": {
         "detectors": [
-            {"kind": "spray", "umap": False, "spaces": ["heatmap"]},
+            {"kind": "spray", "tsne": False},
             {"kind": "neurons", "per_class": 1},
-        ]
+        ],
+        "stability_runs": 1,
+        "accept_score": 0.0,
     },
     "mitigate": {"methods": [{"kind": kind} | ({"epochs": 1} if kind in TRAINED else {}) for kind in METHODS]},
     "evaluate": {"resamples": 100, "relevance_samples": 32},
@@ -143,6 +145,8 @@ def test_every_file_of_the_contract_is_there_and_no_other(finished):
         f"reveal/cavs/{bias.id}.npz",
         *(f"reveal/cavs/{bias.id}/{each.layer}--{each.kind}.npz" for each in bias.candidates),
         *evidence,
+        *finished.read("reveal/findings.json", Findings).pictures.values(),
+        *(f"reveal/{detector}.h5" for detector in ("spray", "neurons")),
         *(f"localize/{bias.id}/{name}" for name in ("index.csv", "metrics.json", "overview.png")),
         *(f"localize/{bias.id}/{kind}/{name}.png" for kind in ("masks", "soft", "foreground") for name in masks),
         *(f"mitigate/{method}/{name}" for method in METHODS for name in ("model.pt", "method.json")),

@@ -29,7 +29,11 @@ SETTINGS = {
     "data": {"kind": "digits"},
     "model": {"params": {"width": 4, "blocks": 2}, "train": {"epochs": 12, "lr": 0.01, "batch_size": 32}},
     "precompute": {"chunk_rows": 64, "batch_size": 32},
-    "reveal": {"detectors": [{"kind": "spray", "umap": False}, {"kind": "neurons"}]},
+    "reveal": {
+        "detectors": [{"kind": "spray", "tsne": False}, {"kind": "neurons"}],
+        "stability_runs": 1,
+        "accept_score": 0.0,
+    },
 }
 
 

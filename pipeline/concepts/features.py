@@ -8,6 +8,14 @@ from torch import nn
 
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import AuditDataset
+from pipeline.workspace.features import FeatureStore
+
+
+def cav_features(store: FeatureStore, layer: str, pooling: str, rows: np.ndarray) -> np.ndarray:
+    """Return what a CAV is fitted on, `[len(rows), D]`: activations pooled by "max" or "mean", or "full" maps, flat."""
+    if pooling == "full":
+        return store.activation_maps(layer, rows).reshape(len(rows), -1)
+    return store.activations(layer, pooling, rows)
 
 
 def layer_features(

@@ -134,6 +134,9 @@ class RevealConfig(Section):
     pictured: int = Field(6, ge=0, description="findings that get pictures, the first ones")
     accept_top: int = Field(1, ge=0, description="findings accepted without a person's verdict; marked unreviewed")
     accept_score: float = Field(
-        0.0, ge=0, le=1, description="lowest suspicion score that is accepted without a verdict"
+        0.65,
+        ge=0,
+        le=1,
+        description="lowest suspicion score that is accepted without a verdict; see docs/benchmarks.md",
     )
     cav: CavConfig = CavConfig()

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.attribution import make_composite
 from pipeline.concepts.cav import Cav, acting_layer
 from pipeline.concepts.corrected import differs, load_corrected
-from pipeline.concepts.features import layer_features
+from pipeline.concepts.features import cav_features, layer_features
 from pipeline.concepts.pasting import pasted_world
 from pipeline.data.checks import require_column
 from pipeline.data.dataset import AuditDataset
@@ -67,7 +67,8 @@ def _worlds(context: StageContext, dataset: WorldView, biases: list[Bias]) -> tu
     if context.config.data.attack is not None:
         attacked = open_world(context, "attacked")
         return {"asis": dataset, "clean": open_world(context, "clean"), "attacked": attacked}, attacked.truth_mask
-    pasted = pasted_world(context.directory.root, dataset, biases, context.config.seed)
+    grow = context.config.localize.dilate
+    pasted = pasted_world(context.directory.root, dataset, biases, grow, context.config.seed)
     if pasted is None:
         context.reporter.say("    no artifact was localized, so there is no attacked world")
         return {"asis": dataset}, None
@@ -197,7 +198,7 @@ def _score_planted(context: StageContext, dataset: WorldView, original: AuditMod
     rows = np.flatnonzero(test)
     for bias in biases:
         cav = Cav.load(context.directory.root / f"reveal/cavs/{bias.id}.npz")
-        scores = cav.scores(store.activations(cav.layer, cav.pooling, rows).astype(np.float64))
+        scores = cav.scores(cav_features(store, cav.layer, cav.pooling, rows).astype(np.float64))
         metrics += score_ranking(scores, truth[rows], bias.id, **_options(context))
         paired = [
             cav.scores(
@@ -229,7 +230,7 @@ def _score_listed(context: StageContext, dataset: WorldView, biases: list[Bias],
     rows = np.flatnonzero(test)
     for bias in biases:
         cav = Cav.load(context.directory.root / f"reveal/cavs/{bias.id}.npz")
-        scores = cav.scores(store.activations(cav.layer, cav.pooling, rows).astype(np.float64))
+        scores = cav.scores(cav_features(store, cav.layer, cav.pooling, rows).astype(np.float64))
         name = f"{bias.id}, {subgroup}"
         metrics += score_ranking(scores, truth[rows], name, **_options(context))
         metrics += _score_masks(context, dataset, bias, lambda row: dataset.artifact_mask(artifact, row), name)
@@ -249,7 +250,7 @@ def _score_masks(
 ) -> list[Metric]:
     masks = MaskSet(context.directory.root / f"localize/{bias.id}")
     row_of = {sample_id: row for row, sample_id in enumerate(dataset.table["id"].astype(str))}
-    ids = [entry.id for entry in masks.index() if entry.status == "ok" and entry.source == "finding"]
+    ids = [entry.id for entry in masks.index() if entry.shows_artifact]
     return score_masks(
         ids,
         masks.read,

@@ -7,6 +7,7 @@ import torch
 
 from pipeline.attribution import Explainer, make_composite
 from pipeline.concepts.cav import Cav
+from pipeline.concepts.features import cav_features
 from pipeline.concepts.localization import binarize, blur, localization_quality
 from pipeline.data.open import open_world
 from pipeline.data.worlds import WorldView
@@ -68,10 +69,7 @@ def stored_scores(store: FeatureStore, cav: Cav) -> np.ndarray:
     parts = []
     for start in range(0, count, ROWS_AT_ONCE):
         rows = np.arange(start, min(start + ROWS_AT_ONCE, count))
-        if cav.pooling == "full":
-            features = store.activation_maps(cav.layer, rows).reshape(len(rows), -1)
-        else:
-            features = store.activations(cav.layer, cav.pooling, rows)
+        features = cav_features(store, cav.layer, cav.pooling, rows)
         parts.append(cav.scores(features.astype(np.float64)))
     return np.concatenate(parts)
 

@@ -43,9 +43,7 @@ def run(context: StageContext) -> None:
     dataset = open_world(context)
     original = open_original(context, dataset)
     known = [_load_bias(context, bias) for bias in biases]
-    pasted = pasted_world(
-        context.directory.root, dataset, biases, context.config.localize.dilate, context.config.seed
-    )
+    pasted = pasted_world(context.directory.root, dataset, biases, context.config.localize.dilate, context.config.seed)
     missing = {method.method_id: what_is_missing(MITIGATIONS[method.kind].needs, known) for method in methods}
     _remove_others(context, [method_id for method_id, lack in missing.items() if not lack])
     for method in methods:

@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.concepts.cav import Cav, NoDirection, fit_cav, held_out_auroc, is_constant
+from pipeline.concepts.features import cav_features
 from pipeline.config.reveal import CavConfig
 from pipeline.errors import DataError
 from pipeline.workspace.features import FeatureStore
-from pipeline.workspace.records import Bias, CavSummary, Finding, Verdict
+from pipeline.workspace.records import Bias, CavSummary, Finding, LabelCounts, Verdict
 
 TIE = 0.005
 
@@ -74,13 +75,6 @@ def fit_candidates(
             )
 
 
-def cav_features(store: FeatureStore, layer: str, pooling: str, rows: np.ndarray) -> np.ndarray:
-    """Return what a CAV is fitted on, `[len(rows), D]`: activations pooled by "max" or "mean", or "full" maps, flat."""
-    if pooling == "full":
-        return store.activation_maps(layer, rows).reshape(len(rows), -1)
-    return store.activations(layer, pooling, rows)
-
-
 def choose(candidates: list[tuple[Cav, CavSummary]]) -> int:
     """Return the position of the CAV with the largest held-out AUROC times localization quality.
 
@@ -109,16 +103,27 @@ def choose(candidates: list[tuple[Cav, CavSummary]]) -> int:
     return min(eligible, key=lambda i: (kinds.index(summaries[i].kind), i))
 
 
-def make_bias(finding: Finding, verdict: Verdict | None, chosen: CavSummary, candidates: list[CavSummary]) -> Bias:
-    """Return the record of an accepted finding; its id stays the same through masks, corrections and metrics."""
+def make_bias(
+    finding: Finding,
+    verdict: Verdict | None,
+    chosen: CavSummary,
+    candidates: list[CavSummary],
+    *,
+    labels: LabelCounts | None = None,
+) -> Bias:
+    """Return the record of an accepted finding; its id stays the same through masks, corrections and metrics.
+
+    It is reviewed where a person gave a verdict or labelled samples.
+    """
     return Bias(
         id=finding.id,
         finding=finding.id,
         class_id=finding.class_id,
         class_name=finding.class_name,
-        status="unreviewed" if verdict is None else "reviewed",
+        status="unreviewed" if verdict is None and labels is None else "reviewed",
         verdict=verdict,
         sample_ids=finding.sample_ids,
         cav=chosen,
         candidates=candidates,
+        labels=labels,
     )

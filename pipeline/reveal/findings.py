@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,6 +127,11 @@ def to_finding(merged: Merged, rank: int, dataset: AuditDataset) -> Finding:
         note=candidate.note,
         also_seen=sorted(seen - {f"{candidate.detector} in {candidate.layer}"}),
     )
+
+
+def is_finding_id(name: str) -> bool:
+    """Return whether a name is one that findings are given, "<detector>-<class>-<hash>", not one of a person's own."""
+    return re.fullmatch(r"[a-z]+-\w+-[0-9a-f]{8}", name) is not None
 
 
 def _same_side(a: Suspicion, b: Suspicion) -> bool:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import ConfigError, nearest
 from pipeline.workspace.journal import first_problem
-from pipeline.workspace.records import SampleLabel
+from pipeline.workspace.records import BIAS_NAME, SampleLabel
 
 NAMED = 10
 """Most names that a message lists."""
@@ -289,8 +289,12 @@ def _json_name(path: Path, place: str, name: object) -> tuple[str, bool]:
 
 
 def _checked_bias(path: Path, place: str, bias: str) -> str:
-    if not bias.strip() or not bias.isprintable():
-        raise ConfigError(f"--label {path}, {place}: the bias {bias!r} is no name; give it some printable text.")
+    # it becomes the name of files
+    if not re.fullmatch(BIAS_NAME, bias):
+        raise ConfigError(
+            f"--label {path}, {place}: the bias {bias!r} is no name; allowed: up to 80 letters, digits, '.', '_' and "
+            "'-', the first one a letter or digit."
+        )
     return bias
 
 

@@ -156,6 +156,7 @@ def _candidate(view: DataView, bias: LabelledBias) -> Candidate | None:
         rows=chosen.rows,
         members=members,
         note=_note(bias, chosen.class_name, int(members.sum()), labelled, lift),
+        name=bias.name,
     )
 
 

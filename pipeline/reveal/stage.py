@@ -25,12 +25,13 @@ from .biases import choose, fit_candidates, make_bias
 from .candidates import Candidate, overlap, same_side_overlap
 from .evidence import Evidence, measure_evidence, refine
 from .figures import Studio
-from .findings import SAME_GROUP, Merged, merge, to_finding
+from .findings import SAME_GROUP, Merged, is_finding_id, merge, to_finding
 from .labelled import LabelledBias, labelled_biases, labelled_candidates, refined
 from .neuron_sheets import CROP_SHARE
 from .registry import make_detector
 from .separation import Separations
 from .stability import stabilities
+from .suggestions import suggest
 from .suspicion import Settings, Suspicion, SuspicionMeter, combine
 from .verdicts import accepted
 from .view import DataView
@@ -92,7 +93,7 @@ def run(context: StageContext) -> None:
     journal = read_journal(context.directory.annotations_path)
     labels = labelled_biases(journal, store.ids.tolist())
     candidates, seen = _detect(context, view)
-    candidates += labelled_candidates(view, labels)
+    candidates += labelled_candidates(view, labels, [each.name for each in labels if is_finding_id(each.name)])
     shortlist = _shortlist(context, view, candidates, layers)
     meter = SuspicionMeter(view, explainer, settings)
     tracked = context.reporter.track(shortlist, "effect of candidates")
@@ -114,7 +115,11 @@ def run(context: StageContext) -> None:
             f"by {finding.detector} in {finding.layer}, suspicion {finding.score:.2f}"
             + ("" if finding.stability is None else f", stability {finding.stability:.2f}")
         )
-    _accept(context, view, explainer, findings, suspicions, layers, journal)
+    _accept(context, view, explainer, findings, suspicions, layers, journal, labels)
+    for bias in labels:
+        line = suggest(view, bias, journal, context.directory.root / f"reveal/to_label-{bias.name}.csv")
+        if line:
+            context.reporter.say(f"    {line}")
 
 
 def cav_layers(view: DataView, wanted: str | list[str]) -> tuple[str, ...]:
@@ -238,11 +243,14 @@ def _accept(
     suspicions: dict[str, Suspicion],
     layers: tuple[str, ...],
     journal: Journal,
+    labels: list[LabelledBias],
 ) -> None:
+    counts = {each.name: each.counts() for each in labels}
     config = context.config.reveal
     verdicts = latest(journal)
-    for unknown in sorted(set(verdicts) - set(suspicions)):
-        context.reporter.say(f"    WARNING: annotations.json judges '{unknown}', which is not among the findings")
+    judged = set(verdicts) | {each.name for each in labels}
+    for unknown in sorted(judged - set(suspicions)):
+        context.reporter.say(f"    WARNING: annotations.json speaks of '{unknown}', which is not among the findings")
     biases = []
     for finding, verdict in accepted(findings, verdicts, config.accept_top, config.accept_score):
         candidate = suspicions[finding.id].candidate
@@ -256,7 +264,7 @@ def _accept(
         cav.save(context.directory.root / f"reveal/cavs/{finding.id}.npz")
         for other, _ in fitted:
             other.save(context.directory.root / f"reveal/cavs/{finding.id}/{other.layer}--{other.kind}.npz")
-        biases.append(make_bias(finding, verdict, summary, [each for _, each in fitted]))
+        biases.append(make_bias(finding, verdict, summary, [each for _, each in fitted], labels=counts.get(finding.id)))
         context.reporter.say(
             f"    bias {finding.id} ({biases[-1].status}): {summary.kind} CAV in {summary.layer}, held-out AUROC "
             f"{summary.auroc:.3f} [{summary.auroc_lower:.3f}, {summary.auroc_upper:.3f}]"

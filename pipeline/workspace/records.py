@@ -11,6 +11,10 @@ BIASES_VERSION = 2
 AUDIT_VERSION = 2
 
 
+BIAS_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+"""What a bias may be called: names become names of files."""
+
+
 class Record(BaseModel):
     """An immutable record; unknown fields are errors, so that a file of another version is noticed.
 
@@ -68,7 +72,7 @@ class Verdict(Record):
 class SampleLabel(Record):
     """A person's word on a sample, one entry of the append-only journal `annotations.json`."""
 
-    bias: str = Field(description="id of a finding, or a name of the person's own")
+    bias: str = Field(pattern=BIAS_NAME, description="id of a finding, or a name of the person's own")
     sample: str = Field(description="sample id")
     label: Literal["positive", "negative", "unsure"] = Field(description="whether the sample shows the bias")
     by: str
