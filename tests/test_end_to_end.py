@@ -43,7 +43,7 @@ SETTINGS = {
         "kind": "digits",
         "image_size": 16,
         "limit": 80,
-        "attack": {"kind": "glyph", "size": 3, "classes": [PLANTED_CLASS], "probability": 0.95},
+        "attack": {"kind": "glyph", "size": 3, "classes": [PLANTED_CLASS], "probability": 0.8},
     },
     "model": {"params": {"width": 8}, "train": {"epochs": 4, "lr": 0.005, "batch_size": 32}},
     "reveal": {
@@ -194,12 +194,12 @@ def test_findings_are_sorted_best_first(finished):
 
 
 def test_planted_shortcut_is_found_and_every_correction_helps(finished):
-    """At chance, the top finding is of the planted class once in ten times, and 95 % of that class are planted."""
+    """At chance, the top finding is of the planted class once in ten times."""
     assert finished.bias.class_name == finished.findings[0].class_name == PLANTED_CLASS
     original = finished.value("original", "attacked", "accuracy")
-    assert original < finished.value("original", "clean", "accuracy") - 0.2
+    assert original < finished.value("original", "clean", "accuracy") - 0.1
     assert finished.audit.best_correction in METHODS
-    assert finished.value(finished.audit.best_correction, "attacked", "accuracy") > original + 0.1
+    assert finished.value(finished.audit.best_correction, "attacked", "accuracy") > original + 0.05
 
 
 def test_metrics_have_exactly_the_columns(finished):
