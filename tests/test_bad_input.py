@@ -44,7 +44,11 @@ SETTINGS = {
         "channels": 1,
     },
     "model": {"params": {"width": 4, "blocks": 2}, "train": {"epochs": 4, "lr": 0.01, "batch_size": 32}},
-    "reveal": {"detectors": [{"kind": "spray", "tsne": False, "spaces": ["heatmap"]}], "stability_runs": 0, "accept_score": 0.0},
+    "reveal": {
+        "detectors": [{"kind": "spray", "tsne": False, "spaces": ["heatmap"]}],
+        "stability_runs": 0,
+        "accept_score": 0.0,
+    },
     "mitigate": {"methods": [{"kind": "fine_tune", "epochs": 1}, {"kind": "p_clarc"}]},
     "evaluate": {"resamples": 100, "relevance_samples": 16},
 }
