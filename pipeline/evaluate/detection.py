@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pipeline.concepts.alignment import alignment, random_alignment
+from pipeline.concepts.cav import Cav
 from pipeline.concepts.mask_metrics import (
     dice,
     intersection_over_union,
@@ -66,6 +68,33 @@ def score_ranking(
         record(PIPELINE, "asis", subgroup, "retrieval_average_precision", precision),
         record(PIPELINE, "asis", subgroup, "retrieval_kendall_tau", tau),
     ]
+
+
+def score_pairs(
+    cav: Cav, clean: np.ndarray, attacked: np.ndarray, subgroup: str, confidence: float, seed: int
+) -> list[Metric]:
+    """Return how a CAV tells samples from their copies with the artifact, and whether it points along the change.
+
+    Beside the mean cosine with the change stands the share of random directions that align as well (p value).
+
+    Args:
+        cav: fitted on other samples.
+        clean: features `[N, D]` of its layer without the artifact.
+        attacked: of the same samples with it.
+        subgroup: id of the bias.
+        confidence: of the intervals.
+        seed: of the bootstrap and the random directions.
+    """
+    flags = np.repeat([False, True], len(clean))
+    scores = cav.scores(np.concatenate([clean, attacked]).astype(np.float64))
+    metrics = [score_retrieval(scores, flags, subgroup, "retrieval_auroc_paired", confidence)]
+    differences = np.asarray(attacked, dtype=np.float64) - clean
+    if (differences != 0).any():
+        chance = random_alignment(cav.direction, differences, seed=seed).p_value
+        along = alignment(cav.direction, differences, seed=seed).cosine
+        metrics.append(record(PIPELINE, "asis", subgroup, "cav_alignment", along))
+        metrics.append(record(PIPELINE, "asis", subgroup, "cav_alignment_p", exactly(chance, len(clean))))
+    return metrics
 
 
 def score_masks(

@@ -29,7 +29,7 @@ from pipeline.workspace.masks import MaskSet
 from pipeline.workspace.records import Bias, Biases, Findings, MethodRecord, Metric
 from pipeline.workspace.stage import StageContext
 
-from .detection import PIPELINE, best_finding, exactly, score_finding, score_masks, score_ranking, score_retrieval
+from .detection import PIPELINE, best_finding, exactly, score_finding, score_masks, score_pairs, score_ranking
 from .performance import flip_rate, performance, record, subgroup_accuracy
 from .reliance import concept_sensitivity, mean_share, relevance_shares
 
@@ -200,16 +200,14 @@ def _score_planted(context: StageContext, dataset: WorldView, original: AuditMod
         cav = Cav.load(context.directory.root / f"reveal/cavs/{bias.id}.npz")
         scores = cav.scores(cav_features(store, cav.layer, cav.pooling, rows).astype(np.float64))
         metrics += score_ranking(scores, truth[rows], bias.id, **_options(context))
-        paired = [
-            cav.scores(
+        if cav.pooling != "full":
+            paired = [
                 layer_features(
                     original, open_world(context, world), rows, cav.layer, cav.pooling, device=context.device
                 )
-            )
-            for world in ("clean", "attacked")
-        ]
-        flags = np.repeat([False, True], len(rows))
-        metrics.append(score_retrieval(np.concatenate(paired), flags, bias.id, "retrieval_auroc_paired", confidence))
+                for world in ("clean", "attacked")
+            ]
+            metrics += score_pairs(cav, *paired, bias.id, confidence, context.config.seed)
         metrics += _score_masks(context, dataset, bias, dataset.truth_mask, bias.id)
     return metrics
 

@@ -5,7 +5,15 @@ import pytest
 from scipy.stats import kendalltau
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pipeline.evaluate.detection import best_finding, score_finding, score_masks, score_ranking, score_retrieval
+from pipeline.concepts.cav import Cav
+from pipeline.evaluate.detection import (
+    best_finding,
+    score_finding,
+    score_masks,
+    score_pairs,
+    score_ranking,
+    score_retrieval,
+)
 from pipeline.workspace.records import Finding, Metric
 
 IDS = np.array(list("abcdef"))
@@ -110,3 +118,24 @@ def test_a_soft_mask_that_says_nothing_counts_for_the_mask_alone():
     assert found["mask_auprc"].value == 1
     alone = by_name(score_masks(["a"], truth.get, soft.get, truth.get, "bias", **OPTIONS))
     assert set(alone) == {"mask_iou", "mask_dice"}
+
+
+def test_a_cav_along_the_change_is_aligned_and_tells_the_pairs_apart():
+    generator = np.random.default_rng(0)
+    clean = generator.standard_normal((60, 32))
+    change = np.eye(32)[3] * generator.uniform(4, 6, (60, 1))
+    cav = Cav(np.eye(32)[3], -2.5, "pattern", np.zeros(32))
+    found = {each.metric: each for each in score_pairs(cav, clean, clean + change, "bias", 0.95, 0)}
+    assert found["cav_alignment"].value == pytest.approx(1)
+    assert found["cav_alignment_p"].value < 0.01
+    assert found["retrieval_auroc_paired"].value > 0.99
+    across = Cav(np.eye(32)[5], 0.0, "pattern", np.zeros(32))
+    other = {each.metric: each for each in score_pairs(across, clean, clean + change, "bias", 0.95, 0)}
+    assert other["cav_alignment"].value == pytest.approx(0) and other["cav_alignment_p"].value == 1
+    assert other["retrieval_auroc_paired"].value == pytest.approx(0.5)
+
+
+def test_pairs_without_any_change_have_no_alignment():
+    same = np.random.default_rng(1).standard_normal((9, 4))
+    found = score_pairs(Cav(np.eye(4)[0], 0.0, "pattern", np.zeros(4)), same, same, "bias", 0.95, 0)
+    assert [each.metric for each in found] == ["retrieval_auroc_paired"]
