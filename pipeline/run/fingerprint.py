@@ -56,6 +56,13 @@ def dataset_signature(data: DataSection) -> str | None:
     return digest_json(parts)
 
 
+def folders_signature(folders: list[Path]) -> str | None:
+    """Return a hash of names, sizes and times of change of all files below folders; None without any folder."""
+    if not folders:
+        return None
+    return digest_json([(str(folder), list(_files(folder))) for folder in folders])
+
+
 def _bases(data: DataSection, root: Path) -> list[Path]:
     """Return root, and the fixed parts of the section's paths that do not lie below it."""
     patterns = [getattr(data, key, None) for key in PATH_KEYS]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.workspace.hashing import digest_file, digest_json, digest_sources
 
+from .fingerprint import folders_signature
 from .stages import READ_VERDICTS, STAGES, required
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Facts:
         checkpoint: hash of the file `model.checkpoint`, its text if there is no such file, None if not given.
         architecture: hash of the module of `model.arch`, if it is the user's own, else None.
         verdicts: hash of `annotations.json`, None without that file.
+        masks: signature of the folders of `localize.import_masks`, None without any.
         code: room -> hash of its sources.
         versions: library -> version.
     """
@@ -56,6 +58,7 @@ class Facts:
     checkpoint: str | None
     architecture: str | None
     verdicts: str | None
+    masks: str | None
     code: Mapping[str, str]
     versions: Mapping[str, str]
 
@@ -100,6 +103,7 @@ def read_facts(config: Config, directory: RunDirectory, fingerprint: str) -> Fac
         checkpoint=checkpoint,
         architecture=_architecture_digest(config.model.arch),
         verdicts=digest_file(verdicts) if verdicts.is_file() else None,
+        masks=folders_signature([Path(each.folder) for each in config.localize.import_masks]),
         code={room: digest_sources((room,)) for spec in STAGES for room in spec.rooms},
         # Builds for other devices ("2.4.0+cpu") compute the same.
         versions={name: metadata.version(name).partition("+")[0] for name in _libraries(config.model.arch)},
@@ -143,6 +147,8 @@ def key_parts(spec: StageSpec, facts: Facts, manifest: Manifest) -> dict[str, An
             parts["architecture"] = facts.architecture
     if spec.name in READ_VERDICTS:
         parts["annotations"] = facts.verdicts
+    if "localize" in spec.sections and facts.masks is not None:
+        parts["masks"] = facts.masks
     return parts
 
 
@@ -238,6 +244,8 @@ def _reasons(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
         yield "the module of model.arch changed"
     if old.get("annotations") != new.get("annotations"):
         yield "people's verdicts changed (annotations.json)"
+    if old.get("masks") != new.get("masks"):
+        yield "imported masks changed (localize.import_masks)"
     if rooms := _changed(old.get("code", {}), new["code"]):
         yield f"pipeline code changed ({', '.join(rooms)})"
     before = old.get("versions", {})

@@ -261,3 +261,16 @@ def test_the_version_of_timm_counts_where_the_network_comes_from_it(arch, counts
     facts = freshness_module.read_facts(make_config(model={"arch": arch}), RunDirectory(tmp_path), "")
     assert ("timm" in facts.versions) is counts
     assert {"torch", "torchvision"} <= set(facts.versions)
+
+
+def test_masks_made_elsewhere_that_change_make_localize_stale(fake, make_config, tmp_path):
+    folder = tmp_path / "rulers"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"first")
+    with_masks = EXPLICIT | {"localize": {"import_masks": [{"bias": "ruler", "folder": str(folder)}]}}
+    run_stages(make_config(**with_masks), "run")
+    assert not_fresh(make_config(**with_masks)) == {}
+    (folder / "b.png").write_bytes(b"second")
+    reasons = not_fresh(make_config(**with_masks))
+    assert reasons["localize"] == "imported masks changed (localize.import_masks)"
+    assert set(reasons) == {"localize", "mitigate", "evaluate", "report"}
