@@ -122,7 +122,7 @@ def refine(
     Args:
         smallest: least size of a group and of the rest of its class.
     """
-    candidates, evidence = list(candidates), list(evidence)
+    detected, candidates, evidence = candidates, list(candidates), list(evidence)
     open_ = list(range(len(candidates)))
     for _ in range(ROUNDS):
         open_ = [i for i in open_ if smallest <= evidence[i].predicted.sum() <= len(candidates[i].rows) - smallest]
@@ -136,7 +136,17 @@ def refine(
         for i, candidate, found in better:
             candidates[i], evidence[i] = candidate, found
         open_ = [i for i, _, _ in better]
-    return candidates, evidence
+    noted = [_with_note(candidate, before) for candidate, before in zip(candidates, detected, strict=True)]
+    return noted, evidence
+
+
+def _with_note(candidate: Candidate, before: Candidate) -> Candidate:
+    if candidate is before:
+        return candidate
+    told = f"{before.note} " if before.note else ""
+    return replace(
+        candidate, note=f"{told}Of the class, {candidate.members.sum()} samples are recognised by what these share."
+    )
 
 
 def _in_layer(

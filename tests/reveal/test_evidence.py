@@ -127,6 +127,7 @@ def test_a_group_that_was_cut_short_grows_to_the_whole_artifact(world):
     refined, better = refine(view, candidates, evidence, ("deep",), ("max",), 6)
     assert np.array_equal(refined[0].members, artifact[:PER_CLASS])
     assert better[0].merit > evidence[0].merit
+    assert "40 samples are recognised" in refined[0].note
 
 
 def test_a_group_that_gets_no_clearer_stays_as_it_is(world):
@@ -135,4 +136,5 @@ def test_a_group_that_gets_no_clearer_stays_as_it_is(world):
     candidates = [group(artifact)]
     evidence = measure_evidence(view, candidates, ("deep",), ("max",))
     refined, same = refine(view, candidates, evidence, ("deep",), ("max",), 6)
+    assert not refined[0].note
     assert refined[0] is candidates[0] and same[0] is evidence[0]
