@@ -111,21 +111,6 @@ def save(image: Image.Image, path: Path) -> None:
         image.save(temporary, format="PNG", optimize=True)
 
 
-def embedding_plot(points: np.ndarray, members: np.ndarray, title: str, path: Path) -> None:
-    """Write a scatter plot of samples `[N, 2]`, the members of the finding in colour."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.4, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.scatter(*points[~members].T, s=9, c="#9aa5b1", label=f"others in class ({(~members).sum()})", linewidths=0)
-    axes.scatter(*points[members].T, s=9, c="#b2182b", label=f"finding ({members.sum()})", linewidths=0)
-    axes.set(xticks=[], yticks=[])
-    axes.set_title(title, fontsize=9)
-    axes.legend(fontsize=8, frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-
-
 def scatter_image(points: np.ndarray, groups: np.ndarray, named: dict[int, str], title: str) -> Image.Image:
     """Return a scatter plot of points `[N, 2]`, coloured by group number `[N]`; `named` ones bear a ring and a text.
 

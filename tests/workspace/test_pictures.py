@@ -9,7 +9,6 @@ from pipeline.workspace.pictures import (
     GAP,
     LABEL_WIDTH,
     TILE,
-    embedding_plot,
     faded,
     heatmap_image,
     labelled_sheet,
@@ -94,17 +93,6 @@ def test_pictures_are_saved_as_png(tmp_path):
     with Image.open(tmp_path / "new/folder/picture.png") as stored:
         assert stored.format == "PNG"
         assert np.array_equal(np.array(stored), np.array(image))
-
-
-def test_an_embedding_plot_shows_members_in_another_colour(tmp_path):
-    points = np.random.default_rng(0).standard_normal((30, 2))
-    colours = []
-    for name, members in (("some", np.arange(30) < 20), ("none", np.zeros(30, bool))):
-        embedding_plot(points, members, "title", tmp_path / f"{name}.png")
-        with Image.open(tmp_path / f"{name}.png") as image:
-            pixels = np.array(image.convert("RGB")).reshape(-1, 3).astype(int)
-        colours.append(int((pixels[:, 0] > pixels[:, 2] + 80).sum()))
-    assert colours[0] > 2 * colours[1]
 
 
 @pytest.fixture
