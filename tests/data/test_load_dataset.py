@@ -102,6 +102,20 @@ def test_mnist_has_500_digits_of_each_class_at_28_pixels(data_config):
     ]
 
 
+def test_the_region_of_interest_of_a_digit_is_its_ink_grown_and_nothing_at_the_border(data_config):
+    assert load_dataset(data_config(kind="mnist5k")).roi_mask(0) is None
+    ink, grown = (load_dataset(data_config(kind="mnist5k", digit_roi=pixels)) for pixels in (0, 2))
+    for row in range(0, 5000, 611):
+        x, exact, wide = ink[row].x[0].numpy(), ink.roi_mask(row), grown.roi_mask(row)
+        assert np.array_equal(exact, x > 64 / 255)
+        rows, columns = np.nonzero(exact)
+        near = np.zeros_like(exact)
+        for row_of_ink, column_of_ink in zip(rows, columns, strict=True):
+            near[max(0, row_of_ink - 2) : row_of_ink + 3, max(0, column_of_ink - 2) : column_of_ink + 3] = True
+        assert np.array_equal(wide, near)
+        assert not wide[:2].any() and not wide[:, :2].any()
+
+
 def change_pixel(root):
     path = sorted(root.rglob("*.png"), key=lambda each: ("mask" in str(each), str(each)))[0]
     pixels = np.array(Image.open(path))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config.data import GlyphAttack, TintAttack
+from pipeline.config.data import ClassMarkAttack, GlyphAttack, TintAttack
 from pipeline.data.memory import Subset
 from pipeline.data.worlds import WORLDS, WorldView, attacked_classes
 from pipeline.errors import ConfigError
@@ -115,3 +115,22 @@ def test_wrong_class_lists_the_right_ones(data, wrong):
 def test_unknown_world_is_refused(data):
     with pytest.raises(ValueError, match="unknown world 'dirty'"):
         WorldView(data, GLYPH, "dirty", 0)
+
+
+def test_a_mark_tells_the_class_as_trained_and_a_wrong_one_when_attacked(data):
+    views = worlds(data, ClassMarkAttack(kind="class_mark", classes=["a", "b", "c"], size=1))
+    labels = data.table["label"].to_numpy()
+    places = {}
+    for world in ("asis", "attacked"):
+        places[world] = [int(np.flatnonzero(views[world].truth_mask(row))[0]) for row in range(len(data))]
+    place_of = {
+        label: {place for place, each in zip(places["asis"], labels, strict=True) if each == label}
+        for label in (0, 1, 2)
+    }
+    assert all(len(found) == 1 for found in place_of.values()) and len(set.union(*place_of.values())) == 3
+    deceived = np.array([place in place_of[label] for place, label in zip(places["attacked"], labels, strict=True)])
+    assert not deceived.any(), "no attacked sample shows the mark of its own class"
+    for label in (0, 1, 2):
+        told = {place for place, each in zip(places["attacked"], labels, strict=True) if each == label}
+        assert told == set.union(*place_of.values()) - place_of[label], "every wrong class is told somewhere"
+    assert all(torch.equal(views["clean"][row].x, data[row].x) for row in range(len(data)))
