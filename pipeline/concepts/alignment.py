@@ -7,13 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.config.reveal import CavKind
 from pipeline.errors import DataError
-from pipeline.statistics import Interval, auroc, bootstrap
-
-from .cav import held_out_auroc
-
-BLOCK = 64
+from pipeline.statistics import Interval, bootstrap
 
 
 @dataclass(frozen=True)
@@ -70,27 +65,6 @@ def alignment(direction: np.ndarray, differences: np.ndarray, *, seed: int = 0) 
     return Alignment(bootstrap(found, seed=seed), error)
 
 
-def random_separation(
-    direction: np.ndarray, features: np.ndarray, labels: np.ndarray, *, draws: int = 200, seed: int = 0
-) -> Null:
-    """Return how well a direction tells the groups apart, as AUROC, beside random directions of the same space.
-
-    A random direction counts whichever way it points: max(A, 1 - A). Where many directions separate the groups, a CAV
-    that separates them says little. The direction should be fitted on other samples than these.
-
-    Args:
-        direction: `[D]`; it has a sign, so its own AUROC may lie below 0.5.
-        features: `[N, D]`.
-        labels: `[N]`, booleans.
-        draws: R.
-        seed: of the directions, which are uniform on the sphere.
-    """
-    features = np.asarray(features, dtype=np.float64)
-    projected = _random_projections(features, draws, seed)
-    areas = np.array([auroc(values, labels).value for values in projected])
-    return Null(auroc(features @ direction, labels).value, np.maximum(areas, 1 - areas))
-
-
 def random_alignment(direction: np.ndarray, differences: np.ndarray, *, draws: int = 200, seed: int = 0) -> Null:
     """Return |mean cosine| of a direction with paired changes, beside random directions of the same space.
 
@@ -104,33 +78,6 @@ def random_alignment(direction: np.ndarray, differences: np.ndarray, *, draws: i
             "No pair differs, so there is no change to align with. Pass pairs with and without the concept."
         )
     mean = units.mean(0)
-    drawn = _random_projections(mean[None], draws, seed)[:, 0]
+    directions = np.random.default_rng(seed).standard_normal((draws, len(mean)))
+    drawn = directions @ mean / np.linalg.norm(directions, axis=1)
     return Null(abs(float(mean @ direction)) / float(np.linalg.norm(direction)), np.abs(drawn))
-
-
-def permuted_evidence(
-    features: np.ndarray, labels: np.ndarray, kind: CavKind = "pattern", *, draws: int = 100, seed: int = 0
-) -> Null:
-    """Return the held-out AUROC of CAVs, beside the same with labels shuffled among the samples.
-
-    Args:
-        features: `[N, D]`.
-        labels: `[N]`; each value must occur at least twice.
-        kind: of CAV; every draw fits as many as there are folds.
-        draws: R.
-        seed: of the shuffles and the folds.
-    """
-    labels = np.asarray(labels, dtype=bool)
-    generator = np.random.default_rng(seed)
-    drawn = [held_out_auroc(features, generator.permutation(labels), kind, seed=seed).value for _ in range(draws)]
-    return Null(held_out_auroc(features, labels, kind, seed=seed).value, np.array(drawn))
-
-
-def _random_projections(features: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """Return features `[N, D]` along random unit directions, `[draws, N]`."""
-    generator = np.random.default_rng(seed)
-    found = []
-    for start in range(0, draws, BLOCK):
-        directions = generator.standard_normal((min(BLOCK, draws - start), features.shape[1]))
-        found.append((directions / np.linalg.norm(directions, axis=1, keepdims=True)) @ features.T)
-    return np.concatenate(found)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
-from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from pipeline.config.reveal import CavKind
-from pipeline.errors import StoreError
 from pipeline.statistics import Interval, auroc
-from pipeline.workspace.atomic import atomic_path
 from pipeline.workspace.records import CavSummary
 
 from .estimators import estimate
 from .estimators.search import stratified_folds
+from .stored import Stored
 
 NEAR_BEST = 0.02
 
@@ -26,7 +22,7 @@ class NoDirection(ValueError):
 
 
 @dataclass(frozen=True)
-class Cav:
+class Cav(Stored):
     """A unit direction with an intercept; scores above 0 mean that the concept is present.
 
     Attributes:
@@ -56,30 +52,6 @@ class Cav:
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Return signed distances `[N]` of features `[N, D]` from the boundary."""
         return features @ self.direction + self.intercept
-
-    def save(self, path: Path) -> None:
-        """Write an NPZ file without pickled objects."""
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **{name: np.asarray(value) for name, value in vars(self).items()})
-
-    @classmethod
-    def load(cls, path: Path) -> Cav:
-        """Read what `save` wrote.
-
-        Raises:
-            StoreError: the file is missing, damaged or of another version.
-        """
-        figures = ("intercept", "mean_with", "mean_without", "position_without")
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                return cls(
-                    direction=stored["direction"],
-                    baseline=stored["baseline"],
-                    **{name: float(stored[name]) for name in figures},
-                    **{name: str(stored[name]) for name in ("kind", "layer", "pooling")},
-                )
-        except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
-            raise StoreError(f"{path} cannot be read ({error}). Start reveal again, with --force.") from None
 
 
 def fit_cav(

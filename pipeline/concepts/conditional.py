@@ -12,8 +12,7 @@ import torch
 
 from pipeline.attribution import Explainer
 from pipeline.attribution.targets import Target
-from pipeline.errors import nearest
-from pipeline.models.trace import trace_layers
+from pipeline.models.trace import ChannelAxes
 
 
 def conditional_heatmaps(
@@ -45,28 +44,13 @@ def conditional_heatmaps(
     Raises:
         ValueError: the layer is unknown, or channels do not fit its output.
     """
-    axis = channel_axis_of(explainer, x, layer) if channel_axis is None else channel_axis
+    axis = ChannelAxes(explainer.model).of(layer, x) if channel_axis is None else channel_axis
     through = explainer.attribute(x, target, layers=[layer], at_input=False).relevances[layer]
     weights = _weights(channels, len(x), through.shape[axis], layer).to(through)
     positions = [1] * (through.ndim - 2)
     weights = weights.view(len(x), -1, *positions) if axis == 1 else weights.view(len(x), *positions, -1)
     found = explainer.attribute(x, start_layer=layer, start_relevance=through * weights)
     return found.heatmap.float().cpu().numpy()
-
-
-def channel_axis_of(explainer: Explainer, x: torch.Tensor, layer: str) -> int:
-    """Return where the output of a layer has its channels: 1, or -1 as for tokens.
-
-    Raises:
-        ValueError: the layer is unknown, or does not run exactly once.
-    """
-    layers = {found.name: found for found in trace_layers(explainer.model, x[:1])}
-    if layer not in layers:
-        names = list(layers)
-        raise ValueError(
-            f"layer '{layer}' has no output of its own.{nearest(layer, names)} Layers: {', '.join(names[:40])}."
-        )
-    return layers[layer].channel_axis
 
 
 def _weights(channels: int | Sequence[int] | torch.Tensor, samples: int, available: int, layer: str) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.attribution import Explainer
 from pipeline.errors import DataError
-from pipeline.models.trace import trace_layers
+from pipeline.models.trace import ChannelAxes
 from pipeline.statistics import auroc
 
 from .cav import Cav
@@ -72,11 +72,6 @@ def cells_over(length: int, channels: int, positions: tuple[int, ...]) -> tuple[
     )
 
 
-def channel_axis(model: torch.nn.Module, x: torch.Tensor, layer: str) -> int:
-    """Return where the output of a layer has its channels, 1 or -1 (tokens), by watching the first sample of `x`."""
-    return next((each.channel_axis for each in trace_layers(model, x[:1]) if each.name == layer), 1)
-
-
 def concept_heatmaps(
     explainer: Explainer, x: torch.Tensor, cav: Cav, *, baseline: bool = True, axis: int | None = None
 ) -> np.ndarray:
@@ -87,9 +82,12 @@ def concept_heatmaps(
         x: inputs.
         cav: the concept.
         baseline: see `concept_start`.
-        axis: where the layer has its channels, if known; see `channel_axis`.
+        axis: where the layer has its channels, 1 or -1; None finds it by running the model once.
+
+    Raises:
+        ValueError: the model has no such layer.
     """
-    axis = channel_axis(explainer.model, x, cav.layer) if axis is None else axis
+    axis = ChannelAxes(explainer.model).of(cav.layer, x) if axis is None else axis
     return relevance_heatmaps(
         explainer, x, cav.layer, lambda activation: concept_start(activation, cav, baseline=baseline), axis=axis
     )

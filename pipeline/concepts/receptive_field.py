@@ -16,9 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from pipeline.errors import nearest
 from pipeline.models.modes import evaluation_mode
-from pipeline.models.trace import trace_layers
+from pipeline.models.trace import ChannelAxes
 
 IMAGES = 4
 
@@ -34,13 +33,6 @@ class Box(NamedTuple):
     def crop(self, x: torch.Tensor) -> torch.Tensor:
         """Return this part of an image `[..., H, W]`."""
         return x[..., self.top : self.bottom, self.left : self.right]
-
-
-def crop_box(
-    model: nn.Module, layer: str, x_shape: Sequence[int], position: Sequence[int], *, share: float = 1.0
-) -> Box:
-    """Return the receptive field of one position of a layer's output; see `ReceptiveFields`."""
-    return ReceptiveFields(model, x_shape, share=share).boxes(layer, [position])[0]
 
 
 class ReceptiveFields:
@@ -70,7 +62,7 @@ class ReceptiveFields:
         place = next((tensor for tensor in (*model.parameters(), *model.buffers())), torch.empty(0))
         generator = torch.Generator().manual_seed(seed)
         self._x = torch.rand(images, *x_shape, generator=generator).to(place.device)
-        self._axes = {layer.name: layer.channel_axis for layer in trace_layers(model, self._x[:1])}
+        self._axes = ChannelAxes(model)
         self._boxes: dict[tuple[str, tuple[int, ...]], Box] = {}
 
     def boxes(self, layer: str, positions: Sequence[Sequence[int]]) -> list[Box]:
@@ -87,15 +79,10 @@ class ReceptiveFields:
         return [self._boxes[layer, position] for position in wanted]
 
     def _find(self, layer: str, positions: list[tuple[int, ...]]) -> list[Box]:
-        if layer not in self._axes:
-            names = list(self._axes)
-            raise ValueError(
-                f"layer '{layer}' has no output of its own.{nearest(layer, names)} Layers: {', '.join(names[:40])}."
-            )
+        axis = self._axes.of(layer, self._x)
         with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(self.model), exact_convolutions():
             x = self._x.clone().requires_grad_()
-            output = output_until(self.model, layer, x)
-            output = output if self._axes[layer] == 1 else output.movedim(-1, 1)
+            output = output_until(self.model, layer, x).movedim(axis, 1)
             return [self._box(x, output, position) for position in positions]
 
     def _box(self, x: torch.Tensor, output: torch.Tensor, position: tuple[int, ...]) -> Box:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
-from zipfile import BadZipFile
 
 import numpy as np
 
 from pipeline.config.reveal import CavKind
-from pipeline.errors import DataError, StoreError
-from pipeline.workspace.atomic import atomic_path
+from pipeline.errors import DataError
 
 from .cav import NoDirection, fit_cav, held_out_auroc, is_constant
+from .stored import Stored
 
 RANK = 1e-10
 CHANCE = 0.5
 
 
 @dataclass(frozen=True)
-class Subspace:
+class Subspace(Stored):
     """Orthonormal directions along which a concept moves features.
 
     Attributes:
@@ -42,22 +38,9 @@ class Subspace:
         """Return features `[N, D]` that agree with the offset along every direction, and are unchanged across."""
         return features - ((features - self.offset) @ self.basis) @ self.basis.T
 
-    def save(self, path: Path) -> None:
-        """Write an NPZ file without pickled objects."""
-        _save(path, vars(self))
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            StoreError: the file is missing, damaged or of another version.
-        """
-        return cls(**_load(path, ("basis", "offset")))
-
 
 @dataclass(frozen=True)
-class Eraser:
+class Eraser(Stored):
     """An affine map that takes away all that linear classifiers know of a concept: x - moved measured^T (x - offset).
 
     Unlike an orthogonal projection it measures the concept along other directions than it moves features, by filters
@@ -82,19 +65,6 @@ class Eraser:
     def project_out(self, features: np.ndarray) -> np.ndarray:
         """Return features `[N, D]` without the concept."""
         return features - ((features - self.offset) @ self.measured) @ self.moved.T
-
-    def save(self, path: Path) -> None:
-        """Write an NPZ file without pickled objects."""
-        _save(path, vars(self))
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            StoreError: the file is missing, damaged or of another version.
-        """
-        return cls(**_load(path, ("moved", "measured", "offset")))
 
 
 def iterative_subspace(
@@ -213,18 +183,3 @@ def _principal_axes(centered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     variances = sizes**2 / count
     kept = variances > RANK * max(variances[0], np.finfo(float).tiny)
     return variances[kept], axes[kept].T
-
-
-def _save(path: Path, values: dict[str, np.ndarray | str]) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **{name: np.asarray(value) for name, value in values.items()})
-
-
-def _load(path: Path, arrays: tuple[str, ...]) -> dict[str, np.ndarray | str]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in arrays} | {
-                name: str(stored[name]) for name in ("kind", "layer", "pooling")
-            }
-    except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
-        raise StoreError(f"{path} cannot be read ({error}). Start reveal again, with --force.") from None

@@ -59,6 +59,11 @@ def trace_layers(model: nn.Module, example: torch.Tensor) -> list[Layer]:
         model: any module; hooks are removed afterwards and training flags are kept.
         example: one small batch `[N, ...]`.
     """
+    return _unique_layers(_watch(model, example), set(_repeated(model)))
+
+
+def _watch(model: nn.Module, example: torch.Tensor) -> list[_Call]:
+    """Run the model once and return what ran, in the order in which it finished."""
     calls: list[_Call] = []
 
     def watch(name: str):
@@ -76,7 +81,42 @@ def trace_layers(model: nn.Module, example: torch.Tensor) -> list[Layer]:
     finally:
         for handle in handles:
             handle.remove()
-    return _unique_layers(calls, set(_repeated(model)))
+    return calls
+
+
+class ChannelAxes:
+    """Where the layers of a model have their channels; one forward pass answers all questions.
+
+    Args:
+        model: any module; it is watched when the first question comes.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self._found: dict[str, int] = {}
+
+    def of(self, layer: str, x: torch.Tensor) -> int:
+        """Return the channel axis of a layer's output, batch axis included: 1, or -1 as for tokens.
+
+        Args:
+            layer: name of a module.
+            x: inputs `[N, ...]`, on the device of the model; the first sample is what the model is watched on.
+
+        Raises:
+            ValueError: the layer is unknown, or does not run exactly once.
+        """
+        if not self._found:
+            calls = _watch(self.model, x[:1])
+            times = Counter(call.name for call in calls)
+            axes = zip(calls, _channel_axes(calls), strict=True)
+            self._found = {call.name: axis for call, axis in axes if times[call.name] == 1}
+        if layer not in self._found:
+            names = list(self._found)
+            raise ValueError(
+                f"no layer '{layer}' runs exactly once in the model.{nearest(layer, names)} "
+                f"Layers: {', '.join(names[:40])}."
+            )
+        return self._found[layer]
 
 
 def _repeated(model: nn.Module) -> Iterator[str]:

@@ -103,7 +103,7 @@ def shift_effects(
         parts = []
         for start in range(0, len(rows), view.batch_size):
             batch = rows[start : start + view.batch_size]
-            x = torch.stack([view.dataset[int(row)].x for row in batch]).to(view.device)
+            x = view.images(batch)
             parts.append(shifted_probability(view.model, x, candidate.class_id, layer, shift))
         return np.concatenate(parts)
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 
 from pipeline.attribution import Explainer
@@ -100,7 +99,7 @@ class Studio:
                 )
 
     def _inside(self, rows: np.ndarray, suspicion: Suspicion) -> list[list[Image.Image]]:
-        x = torch.stack([self.view.dataset[int(row)].x for row in rows]).to(self.view.device)
+        x = self.view.images(rows)
         concept = blur(concept_heatmaps(self.explainer, x, suspicion.cav), BLUR)
         nothing = np.zeros(concept.shape[1:], bool)
         masks = [binarize(each) for each in concept]

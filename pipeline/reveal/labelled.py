@@ -1,4 +1,4 @@
-"""Biases that people describe by labels of samples: groups for the findings, and what their CAV is fitted on."""
+"""Biases that people describe by labels of samples: groups for the findings, and what their CAVs are fitted on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .candidates import Candidate
 from .view import DataView
 
 DETECTOR = "labels"
-UNLABELLED_WEIGHT = 0.5
-"""Weight of a sample that nobody looked at, as a negative; one that was looked at has 1."""
+FEWEST = 2
+"""Members, and others, from which some can be held out."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,6 @@ class LabelledBias:
         """Return the numbers of labels, as the record of a bias carries them."""
         sizes = len(self.positives), len(self.negatives), len(self.unsure)
         return LabelCounts(positive=sizes[0], negative=sizes[1], unsure=sizes[2], by=list(self.by))
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """What a CAV of a labelled bias is fitted on.
-
-    Attributes:
-        rows: `[N]`, ascending.
-        labels: `[N]`, true for positives.
-        weights: `[N]` in (0, 1]: explicit labels 1, unlabelled samples less.
-    """
-
-    rows: np.ndarray
-    labels: np.ndarray
-    weights: np.ndarray
 
 
 def labelled_biases(journal: Journal, ids: Sequence[str]) -> list[LabelledBias]:
@@ -115,27 +100,16 @@ def refined(candidate: Candidate, bias: LabelledBias) -> Candidate:
     return replace(candidate, members=members | np.isin(candidate.rows, bias.positives))
 
 
-def training_set(bias: LabelledBias, rows: np.ndarray, members: np.ndarray | None = None) -> TrainingSet:
-    """Return rows, labels and weights for the CAV of a labelled bias.
+def without_unsure(candidate: Candidate, bias: LabelledBias) -> Candidate:
+    """Return a candidate without the rows that people labelled unsure: what its CAV is fitted on.
 
-    Explicit labels weigh 1. The rest counts as negative with half the weight, since positives that nobody found are
-    among it: with labels that were given regardless of the sample they only shorten the difference of means (Elkan and
-    Noto 2008), and what was looked at is worth more. Rows labelled unsure are left out.
-
-    Args:
-        bias: the labels.
-        rows: candidates for fitting, such as the training split or the class's part of it.
-        members: `[len(rows)]`, the group that a detector saw, if the labels refine one: positives unless contradicted.
+    All rows stay where fewer than two members, or two others, would be left: nothing could be held out.
     """
-    rows = np.asarray(rows)
-    order = np.argsort(rows, kind="stable")
-    rows = rows[order]
-    detected = np.zeros(len(rows), dtype=bool) if members is None else np.asarray(members, dtype=bool)[order]
-    negative = np.isin(rows, bias.negatives)
-    positive = (detected & ~negative) | np.isin(rows, bias.positives)
-    kept = ~np.isin(rows, bias.unsure)
-    weights = np.where(positive | negative, 1.0, UNLABELLED_WEIGHT)
-    return TrainingSet(rows[kept], positive[kept], weights[kept])
+    sure = ~np.isin(candidate.rows, bias.unsure)
+    members = candidate.members[sure]
+    if min(members.sum(), (~members).sum()) < FEWEST:
+        return candidate
+    return replace(candidate, rows=candidate.rows[sure], members=members)
 
 
 def _candidate(view: DataView, bias: LabelledBias) -> Candidate | None:
@@ -166,7 +140,7 @@ def clearest_layer(view: DataView, rows: np.ndarray, members: np.ndarray) -> str
     With fewer than two members, or two others, nothing can be held out, and the deepest layer is returned.
     """
     deepest = view.deep_layers[0]
-    if min(members.sum(), (~members).sum()) < 2:
+    if min(members.sum(), (~members).sum()) < FEWEST:
         return deepest
     evidence = {deepest: 0.0}
     for layer in view.deep_layers:

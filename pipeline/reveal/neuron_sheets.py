@@ -10,10 +10,11 @@ from PIL import Image
 from torch.nn.functional import pad
 
 from pipeline.attribution import Explainer
-from pipeline.concepts.conditional import channel_axis_of, conditional_heatmaps
+from pipeline.concepts.conditional import conditional_heatmaps
 from pipeline.concepts.receptive_field import Box, ReceptiveFields, output_until
 from pipeline.errors import DataError
 from pipeline.models.modes import evaluation_mode
+from pipeline.models.trace import ChannelAxes
 from pipeline.workspace.pictures import faded, heatmap_image, labelled_sheet, to_image
 
 from .references import reference_samples
@@ -24,13 +25,6 @@ CROP_SHARE = 0.9
 
 PADDING = 0.8
 """Grey beside crops at the border of the image, unlike the white of the sheet and of many artifacts."""
-
-
-def neuron_sheet(
-    data: DataView, explainer: Explainer, class_id: int, layer: str, neuron: int, count: int = 8
-) -> Image.Image:
-    """Return the sheet of one neuron; see `neuron_sheets`."""
-    return neuron_sheets(data, explainer, class_id, layer, [neuron], count)[0]
 
 
 def neuron_sheets(
@@ -76,7 +70,7 @@ def neuron_sheets(
         data.store, data.rows, layer, count, condition=data.condition, class_id=class_id, neurons=neurons
     )
     fields = fields or ReceptiveFields(data.model, data.dataset.shape, share=CROP_SHARE)
-    axis = channel_axis_of(explainer, _images(data, data.rows[:1]), layer)
+    axis = ChannelAxes(data.model).of(layer, data.images(data.rows[:1]))
     sheets = []
     for place, neuron in enumerate(neurons):
         first = active.rows[place][active.values[place] > 0]
@@ -115,7 +109,7 @@ def cut(x: torch.Tensor, box: Box) -> torch.Tensor:
 def _activation_rows(
     data: DataView, layer: str, neuron: int, rows: np.ndarray, fields: ReceptiveFields, axis: int
 ) -> dict[str, list[Image.Image]]:
-    images = _images(data, rows)
+    images = data.images(rows)
     crops = []
     if len(rows):
         with torch.no_grad(), evaluation_mode(data.model):
@@ -128,7 +122,7 @@ def _activation_rows(
 def _relevance_rows(
     data: DataView, explainer: Explainer, class_id: int, layer: str, neuron: int, rows: np.ndarray, axis: int
 ) -> dict[str, list[Image.Image]]:
-    images = _images(data, rows)
+    images = data.images(rows)
     heatmaps = np.empty((0, *data.dataset.shape[1:]))
     if len(rows):
         # relevance of the predicted class was compared, if that is the view's condition
@@ -139,12 +133,6 @@ def _relevance_rows(
         "its relevance": [heatmap_image(heatmap) for heatmap in heatmaps],
         "what it sees\nof them": [faded(x.cpu().numpy(), heatmap) for x, heatmap in zip(images, heatmaps, strict=True)],
     }
-
-
-def _images(data: DataView, rows: np.ndarray) -> torch.Tensor:
-    if not len(rows):
-        return torch.empty(0, *data.dataset.shape)
-    return torch.stack([data.dataset[int(row)].x for row in rows]).to(data.device)
 
 
 def _tiles(images: torch.Tensor) -> list[Image.Image]:

@@ -21,6 +21,7 @@ import torch
 from pipeline.attribution import Explainer
 from pipeline.concepts.cav import Cav, fit_cav, held_out_auroc, is_constant
 from pipeline.concepts.localization import binarize, blur, concept_heatmaps, dilate
+from pipeline.models.trace import ChannelAxes
 
 from .candidates import Candidate
 from .effect import Effect, exchange_effects, shift_effects
@@ -124,6 +125,7 @@ class SuspicionMeter:
 
     def __init__(self, view: DataView, explainer: Explainer, settings: Settings):
         self.view, self.explainer, self.settings = view, explainer, settings
+        self.axes = ChannelAxes(view.model)
 
     def measure(self, candidate: Candidate, separation: float, evidence: Evidence) -> Suspicion | None:
         """Return score, parts and details of a candidate; None where no CAV finds it."""
@@ -136,8 +138,9 @@ class SuspicionMeter:
         heatmaps, gains, losses = [], [], []
         for start in range(0, self.settings.pairs, self.settings.batch_size):
             part = slice(start, start + self.settings.batch_size)
-            images = [self._images(rows[part]) for rows in (donors, plain, same, receivers)]
-            found = blur(concept_heatmaps(self.explainer, images[0], cav), self.settings.blur)
+            images = [self.view.images(rows[part]) for rows in (donors, plain, same, receivers)]
+            axis = self.axes.of(cav.layer, images[0])
+            found = blur(concept_heatmaps(self.explainer, images[0], cav, axis=axis), self.settings.blur)
             heatmaps.append(found)
             inside = torch.as_tensor(self._regions(found), device=self.view.device)[:, None]
             pasted, removed = exchange_effects(self.view.model, candidate.class_id, inside, *images)
@@ -166,9 +169,6 @@ class SuspicionMeter:
         members, rest = candidate.member_rows, candidate.rows[~candidate.members]
         pairs = self.settings.pairs
         return generator.choice(members, pairs), generator.choice(rest, pairs), generator.choice(rest, pairs)
-
-    def _images(self, rows: np.ndarray) -> torch.Tensor:
-        return torch.stack([self.view.dataset[int(row)].x for row in rows]).to(self.view.device)
 
     def _regions(self, heatmaps: np.ndarray) -> np.ndarray:
         masks = [binarize(heatmap) for heatmap in heatmaps]

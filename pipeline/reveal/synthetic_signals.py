@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from pipeline.errors import ConfigError, nearest
+from pipeline.concepts.receptive_field import output_until
+from pipeline.errors import ConfigError
 from pipeline.models.modes import evaluation_mode
-from pipeline.models.trace import trace_layers
+from pipeline.models.trace import ChannelAxes
 from pipeline.workspace.progress import Reporter, SilentReporter
 
 RATE = 0.5
@@ -48,7 +47,8 @@ class Maximizer:
         device: of the model.
 
     Raises:
-        ConfigError: the model has no such layer, or its inputs are no images.
+        ConfigError: its inputs are no images.
+        ValueError: the model has no such layer.
 
     Source: Olah, Mordvintsev, Schubert, "Feature Visualization", Distill 2017.
     """
@@ -71,7 +71,7 @@ class Maximizer:
             )
         self.model, self.layer, self.shape = model, layer, tuple(shape)
         self.iterations, self.objective, self.seed, self.device = iterations, objective, seed, device
-        self._channel_axis = _channel_axis(model, layer, torch.zeros(1, *shape, device=device))
+        self._channel_axis = ChannelAxes(model).of(layer, torch.zeros(1, *shape, device=device))
 
     def images(self, channels: np.ndarray, numbers: np.ndarray) -> torch.Tensor:
         """Return one image `[B, channels, H, W]` for each pair of a channel `[B]` and the number of the signal `[B]`.
@@ -84,10 +84,10 @@ class Maximizer:
         coefficients = torch.tensor(noise, device=self.device, requires_grad=True)
         optimizer = torch.optim.Adam([coefficients], lr=RATE, weight_decay=DECAY)
         own = torch.arange(len(channels), device=self.device), torch.as_tensor(channels, device=self.device)
-        with self._layer_output() as activations, torch.enable_grad():
+        with evaluation_mode(self.model), torch.enable_grad():
             for _ in range(self.iterations):
                 transforms = np.stack([random_transform(generator) for generator in generators])
-                maps = activations(jitter(decode(coefficients), transforms))[own]
+                maps = self._activations(jitter(decode(coefficients), transforms))[own]
                 (gradient,) = torch.autograd.grad(_pooled(maps.flatten(1), self.objective).sum(), coefficients)
                 size = gradient.square().mean((1, 2, 3)).sqrt()
                 for index in torch.nonzero(size == 0).flatten().tolist():
@@ -100,38 +100,16 @@ class Maximizer:
 
     def responses(self, images: torch.Tensor) -> np.ndarray:
         """Return all channels' activations `[B, C]`, the largest over positions, on images `[B, channels, H, W]`."""
-        with self._layer_output() as activations, torch.no_grad():
-            found = activations(images.to(self.device))
+        with evaluation_mode(self.model), torch.no_grad():
+            found = self._activations(images.to(self.device))
             return _pooled(found.reshape(*found.shape[:2], -1), "max").cpu().numpy()
 
     def _noise(self, generator: np.random.Generator, contrast: float) -> np.ndarray:
         return generator.normal(0, contrast, self.shape).astype(np.float32)
 
-    @contextmanager
-    def _layer_output(self) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-        """Give a function: images -> activations `[B, C, ...]`; what follows the layer does not run."""
-        kept: list[torch.Tensor] = []
-
-        def stop(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-            kept.append(output)
-            raise _Reached
-
-        def activations(x: torch.Tensor) -> torch.Tensor:
-            with suppress(_Reached):
-                self.model(x)
-            output = kept.pop()
-            return output if self._channel_axis == 1 else output.movedim(-1, 1)
-
-        handle = self.model.get_submodule(self.layer).register_forward_hook(stop)
-        try:
-            with evaluation_mode(self.model):
-                yield activations
-        finally:
-            handle.remove()
-
-
-class _Reached(Exception):
-    """The layer has its activation; nothing behind it is needed."""
+    def _activations(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the layer's output `[B, C, ...]`; what follows it does not run."""
+        return output_until(self.model, self.layer, x).movedim(self._channel_axis, 1)
 
 
 def signal_responses(
@@ -183,14 +161,3 @@ def jitter(images: torch.Tensor, transforms: np.ndarray) -> torch.Tensor:
 
 def _pooled(values: torch.Tensor, how: Literal["mean", "max"]) -> torch.Tensor:
     return values.amax(-1) if how == "max" else values.mean(-1)
-
-
-def _channel_axis(model: nn.Module, layer: str, example: torch.Tensor) -> int:
-    """Return where the output of a layer has its channels, 1 or -1."""
-    traced = {found.name: found.channel_axis for found in trace_layers(model, example)}
-    if layer not in traced:
-        raise ConfigError(
-            f"reveal.detectors: no module '{layer}' runs once in the model.{nearest(layer, list(traced))} "
-            f"Allowed: {', '.join(list(traced)[:40])}."
-        )
-    return traced[layer]

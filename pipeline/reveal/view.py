@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from torch import nn
 
 from pipeline.config.reveal import LayerChoice
@@ -61,6 +62,12 @@ class DataView:
         ascending = self.deep_layers[::-1]
         picks = np.unique(np.linspace(0, len(ascending) - 1, MOST_LAYERS).round().astype(int))
         return tuple(ascending[pick] for pick in picks)
+
+    def images(self, rows: np.ndarray) -> torch.Tensor:
+        """Return what rows of the data set show, `[len(rows), C, H, W]` (signals: `[len(rows), C, T]`), on `device`."""
+        if not len(rows):
+            return torch.empty(0, *self.dataset.shape, device=self.device)
+        return torch.stack([self.dataset[int(row)].x for row in rows]).to(self.device)
 
     def classes(self) -> Iterator[ClassView]:
         """Yield every class."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .auroc import auroc, delong_paired
-from .classification import accuracy, balanced_accuracy, per_class_accuracy, worst_group
+from .classification import accuracy, balanced_accuracy, class_scores, macro_f1, per_class_accuracy, worst_group
 from .intervals import Interval, bootstrap, wilson
 from .paired import mcnemar
 
@@ -13,7 +13,9 @@ __all__ = [
     "auroc",
     "balanced_accuracy",
     "bootstrap",
+    "class_scores",
     "delong_paired",
+    "macro_f1",
     "mcnemar",
     "per_class_accuracy",
     "wilson",

@@ -1,14 +1,31 @@
-"""Accuracies of predicted class ids: overall, balanced, by class, and of the group that fares worst."""
+"""Scores of predicted class ids: accuracy overall, balanced, by class and of the worst group; precision and F1."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from .checks import equal_lengths
 from .intervals import Interval, percentile_interval, unmeasured, wilson
+
+
+class ClassScores(NamedTuple):
+    """Scores `[K]` of the classes that occur among the true ones, in [0, 1].
+
+    Attributes:
+        classes: ids, ascending.
+        precision: share of the predictions of the class that are correct; 0 where it is never predicted.
+        recall: share of the samples of the class that are found.
+        f1: harmonic mean of both.
+    """
+
+    classes: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
 
 
 def accuracy(y: np.ndarray, predicted: np.ndarray, confidence: float = 0.95) -> Interval:
@@ -52,6 +69,45 @@ def balanced_accuracy(
     return percentile_interval(recall.mean(), (drawn / counts).mean(axis=1), int(counts.sum()), confidence)
 
 
+def class_scores(y: np.ndarray, predicted: np.ndarray) -> ClassScores:
+    """Return precision, recall and F1 of every class that occurs in `y`.
+
+    Args:
+        y: class ids `[N]`.
+        predicted: class ids `[N]`; those that do not occur in `y` are only wrong.
+    """
+    classes, confusion = _confusion(y, predicted)
+    hits, counts, predictions = np.diagonal(confusion), confusion.sum(1), confusion[:, : len(classes)].sum(0)
+    return ClassScores(classes, hits / np.maximum(predictions, 1), hits / counts, 2 * hits / (counts + predictions))
+
+
+def macro_f1(
+    y: np.ndarray, predicted: np.ndarray, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Return the mean F1 over the classes in `y`, with a bootstrap interval that keeps every class's size.
+
+    Drawing with replacement from the samples of a class makes the counts of what they are taken for multinomial.
+
+    Args:
+        y: class ids `[N]`; no samples give nan.
+        predicted: class ids `[N]`.
+        resamples: number of resamples.
+        confidence: in (0, 1).
+        seed: the same seed and input give the same interval.
+    """
+    classes, confusion = _confusion(y, predicted)
+    if len(classes) == 0:
+        return unmeasured(0)
+    rng, counts = np.random.default_rng(seed), confusion.sum(1)
+    hits, predictions = np.zeros((2, resamples, len(classes)))
+    for place, (row, count) in enumerate(zip(confusion, counts, strict=True)):
+        drawn = rng.multinomial(count, row / count, size=resamples)
+        hits[:, place] = drawn[:, place]
+        predictions += drawn[:, :-1]
+    f1 = 2 * hits / (counts + predictions)
+    return percentile_interval(class_scores(y, predicted).f1.mean(), f1.mean(1), int(counts.sum()), confidence)
+
+
 def worst_group(
     y: np.ndarray, predicted: np.ndarray, groups: Iterable[Hashable], *, min_n: int = 10, confidence: float = 0.95
 ) -> tuple[Hashable | None, Interval]:
@@ -85,6 +141,18 @@ def _correct(y: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     y, predicted = np.asarray(y), np.asarray(predicted)
     equal_lengths(y=y, predicted=predicted)
     return y == predicted
+
+
+def _confusion(y: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes `[K]` of `y`, and how often each (row) is taken for each, or for none of them `[K, K + 1]`."""
+    y, predicted = np.asarray(y), np.asarray(predicted)
+    equal_lengths(y=y, predicted=predicted)
+    classes, rows = np.unique(y, return_inverse=True)
+    columns = np.searchsorted(classes, predicted)
+    known = np.isin(predicted, classes)
+    confusion = np.zeros((len(classes), len(classes) + 1), dtype=int)
+    np.add.at(confusion, (rows, np.where(known, columns, len(classes))), 1)
+    return classes, confusion
 
 
 def _recall_counts(y: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,13 +1,12 @@
-"""How well scores rank positives before negatives: average precision, precision at k, Kendall's tau."""
+"""How well scores rank positives before negatives: average precision and Kendall's tau."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..errors import DataError
 from .auroc import auroc
 from .checks import binary, equal_lengths
-from .intervals import Interval, bootstrap, unmeasured, wilson
+from .intervals import Interval, bootstrap, unmeasured
 
 
 def average_precision(
@@ -43,33 +42,6 @@ def average_precision(
     return bootstrap(
         np.arange(len(order)), of_rows, strata=sorted_labels, resamples=resamples, confidence=confidence, seed=seed
     )
-
-
-def precision_at(scores: np.ndarray, labels: np.ndarray, k: int, confidence: float = 0.95) -> Interval:
-    """Return the share of positives among the k highest scores, with Wilson's interval.
-
-    Of scores that are equal at the cut the positives count in proportion, and the interval rests on the nearest whole
-    number of them.
-
-    Args:
-        scores: `[N]`, larger = more positive. A nan among them gives nan.
-        labels: `[N]` of 0 and 1 (or booleans). No samples give nan.
-        k: at least 1; lowered to N.
-        confidence: in (0, 1).
-
-    Raises:
-        DataError: when lengths differ, labels are not binary or k is below 1.
-    """
-    scores, labels = _checked(scores, labels)
-    if k < 1:
-        raise DataError(f"Precision at k = {k}: k must be at least 1. Say how many of the highest scores count.")
-    if not len(labels) or np.isnan(scores).any():
-        return unmeasured(len(labels))
-    k = min(k, len(labels))
-    cut = np.partition(scores, len(scores) - k)[len(scores) - k]
-    above, equal = scores > cut, scores == cut
-    hits = labels[above].sum() + (k - above.sum()) * labels[equal].mean()
-    return wilson(round(hits), k, confidence)._replace(value=float(hits / k))
 
 
 def kendall_tau(scores: np.ndarray, labels: np.ndarray, confidence: float = 0.95) -> tuple[Interval, float]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import BusyError, StoreError
 
-from .atomic import TEMPORARY_SUFFIX, atomic_path, write_text
+from .atomic import TEMPORARY_SUFFIX, write_text
 from .hashing import digest_file
 from .manifest import FileEntry, Manifest
 
@@ -166,9 +166,3 @@ class RunDirectory:
     def write_record(self, relative: str, record: BaseModel) -> None:
         """Write a JSON record of the run atomically."""
         write_text(self.root / relative, record.model_dump_json(indent=1) + "\n")
-
-    @contextmanager
-    def writing(self, relative: str) -> Iterator[Path]:
-        """Yield a temporary path for an output file that appears only when the block succeeds."""
-        with atomic_path(self.root / relative) as temporary:
-            yield temporary

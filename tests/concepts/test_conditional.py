@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.attribution import Explainer
-from pipeline.concepts.conditional import channel_axis_of, conditional_heatmaps
+from pipeline.concepts.conditional import conditional_heatmaps
 
 CHANNELS = 5
 
@@ -166,7 +166,6 @@ def test_what_passes_beside_the_layer_shows_in_no_neuron():
 def test_the_channel_axis_is_found_and_can_be_given():
     model, x = make(Tokens, (1, 8, 6))
     explainer = Explainer(model, x, "epsilon_plus")
-    assert channel_axis_of(explainer, x, "relu") == -1 and channel_axis_of(explainer, x, "patches") == 1
     found = conditional_heatmaps(explainer, x, 0, "relu", 2)
     assert np.array_equal(found, conditional_heatmaps(explainer, x, 0, "relu", 2, channel_axis=-1))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.concepts.receptive_field import Box, ReceptiveFields, crop_box, output_until
+from pipeline.concepts.receptive_field import Box, ReceptiveFields, output_until
 
 SHAPE = (1, 32, 40)
 
@@ -21,6 +21,10 @@ def block(inputs: int, outputs: int, size: int, stride: int = 1, dilation: int =
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, size, stride, padding, dilation), nn.BatchNorm2d(outputs), nn.ReLU()
     )
+
+
+def box_of(model: nn.Module, layer: str, shape: tuple[int, ...], position: tuple[int, ...], share: float = 1.0) -> Box:
+    return ReceptiveFields(model, shape, share=share).boxes(layer, [position])[0]
 
 
 def by_arithmetic(geometry: list[tuple[int, int, int]], position: int, length: int) -> tuple[int, int]:
@@ -52,12 +56,12 @@ def test_the_box_is_that_of_receptive_field_arithmetic(name, share_of_side):
     position = tuple(int(share_of_side * length) for length in shape)
     top, bottom = by_arithmetic(geometry, position[0], SHAPE[1])
     left, right = by_arithmetic(geometry, position[1], SHAPE[2])
-    assert crop_box(model, layer, SHAPE, position) == Box(top, left, bottom, right)
+    assert box_of(model, layer, SHAPE, position) == Box(top, left, bottom, right)
 
 
 def test_pixels_outside_the_box_change_nothing_and_each_of_its_borders_does():
     model, _ = NETWORKS["strides"]
-    box = crop_box(model, "layer2.2", SHAPE, (3, 5))
+    box = box_of(model, "layer2.2", SHAPE, (3, 5))
     x = torch.rand(8, *SHAPE, generator=torch.Generator().manual_seed(1))
 
     def change(rows: slice, columns: slice) -> float:
@@ -92,8 +96,8 @@ def test_a_layer_that_looks_at_everything_has_the_whole_image():
 
     torch.manual_seed(0)
     model = Excited().eval()
-    assert crop_box(model, "convolution", SHAPE, (9, 9)) == Box(8, 8, 11, 11)
-    assert crop_box(model, "after", SHAPE, (9, 9)) == Box(0, 0, 32, 40)
+    assert box_of(model, "convolution", SHAPE, (9, 9)) == Box(8, 8, 11, 11)
+    assert box_of(model, "after", SHAPE, (9, 9)) == Box(0, 0, 32, 40)
 
 
 def test_tokens_are_positions_too_and_attention_sees_the_whole_image():
@@ -115,21 +119,21 @@ def test_tokens_are_positions_too_and_attention_sees_the_whole_image():
 
 def test_signals_are_images_of_one_row():
     model = plain(nn.Conv1d(2, 3, 5, padding=2), nn.ReLU())
-    assert crop_box(model, "layer1", (2, 30), (10,)) == Box(0, 8, 1, 13)
+    assert box_of(model, "layer1", (2, 30), (10,)) == Box(0, 8, 1, 13)
 
 
 def test_channels_that_mirror_one_another_do_not_cancel():
     model = plain(nn.Conv2d(1, 2, 3, padding=1, bias=False), nn.Identity())
     with torch.no_grad():
         model[0].weight[1] = -model[0].weight[0]
-    assert crop_box(model, "layer0", SHAPE, (5, 5)) == Box(4, 4, 7, 7)
+    assert box_of(model, "layer0", SHAPE, (5, 5)) == Box(4, 4, 7, 7)
 
 
 def test_a_silent_position_has_the_whole_image():
     model = plain(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU())
     with torch.no_grad():
         model[0].bias.fill_(-100)
-    assert crop_box(model, "layer1", SHAPE, (5, 5)) == Box(0, 0, 32, 40)
+    assert box_of(model, "layer1", SHAPE, (5, 5)) == Box(0, 0, 32, 40)
 
 
 def test_a_share_of_the_gradient_lies_in_a_smaller_box_around_the_same_middle():
@@ -137,16 +141,17 @@ def test_a_share_of_the_gradient_lies_in_a_smaller_box_around_the_same_middle():
     with torch.no_grad():
         for convolution in model:
             convolution.weight.fill_(1 / 9)
-    whole = crop_box(model, "layer5", SHAPE, (16, 20))
+    whole = box_of(model, "layer5", SHAPE, (16, 20))
     assert whole == Box(10, 14, 23, 27)
     # from its border on the gradient sums to 0.001, 0.010, 0.038, 0.107, 0.230, 0.403 and 0.597 of the whole
-    assert crop_box(model, "layer5", SHAPE, (16, 20), share=0.9) == Box(13, 17, 20, 24)
-    assert crop_box(model, "layer5", SHAPE, (16, 20), share=0.5) == Box(15, 19, 18, 22)
+    assert box_of(model, "layer5", SHAPE, (16, 20), share=0.9) == Box(13, 17, 20, 24)
+    assert box_of(model, "layer5", SHAPE, (16, 20), share=0.5) == Box(15, 19, 18, 22)
 
 
 def test_each_position_is_computed_once():
     model, _ = NETWORKS["pooling"]
     fields = ReceptiveFields(model, SHAPE)
+    fields.boxes("layer1", [(0, 0)])  # the first question has the model watched
     passes = []
     model.layer0.register_forward_hook(lambda *_: passes.append(1))
     first = fields.boxes("layer3", [(2, 3), (4, 4), (2, 3)])
@@ -161,7 +166,7 @@ def test_the_model_is_left_as_it_was():
         parameter.requires_grad_(False)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
-        crop_box(model, "layer0.0", SHAPE, (1, 1))
+        box_of(model, "layer0.0", SHAPE, (1, 1))
     assert model.training and not model.layer0[0]._forward_hooks
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
@@ -175,10 +180,10 @@ def test_the_model_runs_no_further_than_the_layer():
 def test_what_does_not_fit_is_refused():
     model = plain(nn.Conv2d(1, 2, 3, padding=1))
     with pytest.raises(ValueError, match="'layer9'.* Did you mean 'layer0'"):
-        crop_box(model, "layer9", SHAPE, (0, 0))
+        box_of(model, "layer9", SHAPE, (0, 0))
     for position in ((32, 0), (-1, 0), (3,)):
         with pytest.raises(ValueError, match="outside the layer's positions"):
-            crop_box(model, "layer0", SHAPE, position)
+            box_of(model, "layer0", SHAPE, position)
     for share in (0.0, 1.1):
         with pytest.raises(ValueError, match="above 0"):
             ReceptiveFields(model, SHAPE, share=share)

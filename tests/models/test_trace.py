@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from pipeline.errors import ConfigError
-from pipeline.models.trace import select_layers, trace_layers
+from pipeline.models.trace import ChannelAxes, select_layers, trace_layers
 
 
 class Block(nn.Module):
@@ -184,6 +184,29 @@ def test_channels_are_followed_where_they_move(as_modules, side):
         parts = {"convolution": 1, "norm": 1, **inner, "linear.1": -1, "linear.2": -1}
         expected |= {f"{block}.{name}": axis for name, axis in parts.items()} | {block: 1}
     assert {name: found[name] for name in expected} == expected
+
+
+def test_the_axis_of_a_layer_is_that_of_the_trace_and_the_model_runs_once():
+    model, x = Tokens(), torch.rand(2, 3, 8, 8)
+    seen = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    of_model = ChannelAxes(model)
+    assert seen == []
+    assert (of_model.of("patches", x), of_model.of("blocks.0", x), of_model.of("head", x[1:])) == (1, -1, -1)
+    assert len(seen) == 1 and torch.equal(seen[0], x[:1])
+
+
+def test_a_layer_that_writes_into_what_it_is_given_has_its_axis():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
+    x = torch.rand(2, 3, 4)
+    assert "1" not in axes(model, x) and ChannelAxes(model).of("1", x) == -1
+
+
+@pytest.mark.parametrize("layer", ["1.fist", "1.relu", "5"])
+def test_a_layer_that_is_not_there_or_runs_twice_has_no_axis(layer):
+    nearest = "Did you mean '1.first'" if layer == "1.fist" else "Layers: 0.0, 0.1"
+    with pytest.raises(ValueError, match=f"no layer '{layer}' runs exactly once.*{nearest}"):
+        ChannelAxes(network()).of(layer, torch.rand(1, 3, 8, 8))
 
 
 def test_moved_back_between_modules_is_seen_by_the_sizes():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -81,8 +83,8 @@ class Samples:
         self.x = torch.rand(40, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.1
         self.x[:10, 0] += 1.0
 
-    def __getitem__(self, row):
-        return type("Sample", (), {"x": self.x[row]})
+    def images(self, rows):
+        return self.x[rows]
 
     def activations(self, layer, pooling, rows):
         assert pooling == "mean"
@@ -91,7 +93,7 @@ class Samples:
 
 def shift_of(members: np.ndarray) -> tuple[float, float]:
     samples = Samples()
-    view = type("View", (), {"store": samples, "dataset": samples, "model": Model(), "batch_size": 7, "device": "cpu"})
+    view = SimpleNamespace(store=samples, images=samples.images, model=Model(), batch_size=7)
     candidate = Candidate("spray", 1, "layer", np.arange(30), members)
     rows = np.flatnonzero(members)
     return shift_effects(view, candidate, "layer", rows, np.arange(30, 40), np.random.default_rng(0))

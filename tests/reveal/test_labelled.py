@@ -9,12 +9,11 @@ from torch import nn
 
 from pipeline.reveal.candidates import Candidate
 from pipeline.reveal.labelled import (
-    UNLABELLED_WEIGHT,
     LabelledBias,
     labelled_biases,
     labelled_candidates,
     refined,
-    training_set,
+    without_unsure,
 )
 from pipeline.reveal.view import DataView
 from pipeline.workspace.journal import Journal
@@ -120,18 +119,18 @@ def test_labels_refine_a_finding_by_what_people_saw():
 # What a CAV is fitted on
 
 
-def test_unlabelled_samples_are_lighter_negatives_and_unsure_ones_are_left_out():
-    found = training_set(make_bias([3, 30], [1], [2, 4]), np.array([5, 4, 3, 2, 1, 0]))
-    assert found.rows.tolist() == [0, 1, 3, 5]
-    assert found.labels.tolist() == [False, False, True, False]
-    assert found.weights.tolist() == [UNLABELLED_WEIGHT, 1.0, 1.0, UNLABELLED_WEIGHT]
+def test_unsure_rows_are_left_out_wherever_they_were_detected():
+    rows = np.arange(10, 20)
+    candidate = Candidate("spray", 0, "clear", rows, np.isin(rows, [10, 11, 12]), note="seen")
+    found = without_unsure(candidate, make_bias([17], [18], [12, 15, 3]))
+    assert found.rows.tolist() == [10, 11, 13, 14, 16, 17, 18, 19]
+    assert found.member_rows.tolist() == [10, 11]
+    assert (found.detector, found.layer, found.note) == ("spray", "clear", "seen")
+    assert candidate.rows.tolist() == rows.tolist()
 
 
-def test_members_of_a_finding_are_positives_unless_somebody_said_no():
-    rows = np.array([8, 6, 7, 5])
-    found = training_set(make_bias([6], [7], [8]), rows, members=np.array([True, False, True, False]))
-    assert found.rows.tolist() == [5, 6, 7]
-    assert found.labels.tolist() == [False, True, False]
-    assert found.weights.tolist() == [UNLABELLED_WEIGHT, 1.0, 1.0]
-    (of_finding,) = {bool(each) for each in training_set(make_bias(), np.array([2, 1]), np.array([True, True])).labels}
-    assert of_finding
+@pytest.mark.parametrize("unsure", [[10, 11], range(13, 19)], ids=["members", "others"])
+def test_all_rows_stay_where_too_few_would_be_left(unsure):
+    rows = np.arange(10, 20)
+    candidate = Candidate("spray", 0, "clear", rows, np.isin(rows, [10, 11, 12]))
+    assert without_unsure(candidate, make_bias(unsure=unsure)) is candidate

@@ -13,7 +13,7 @@ from pipeline.attribution import Explainer
 from pipeline.concepts.conditional import conditional_heatmaps
 from pipeline.concepts.receptive_field import Box, ReceptiveFields, output_until
 from pipeline.errors import DataError
-from pipeline.reveal.neuron_sheets import PADDING, cut, most_active_positions, neuron_sheet, neuron_sheets
+from pipeline.reveal.neuron_sheets import PADDING, cut, most_active_positions, neuron_sheets
 from pipeline.reveal.view import DataView
 from pipeline.workspace.pictures import GAP, LABEL_WIDTH, TILE, faded, heatmap_image, to_image
 
@@ -77,7 +77,7 @@ def assert_tiles(page: Image.Image, row: int, expected: list[Image.Image]) -> No
 
 @pytest.fixture(scope="module")
 def page(view, explainer) -> Image.Image:
-    return neuron_sheet(view, explainer, 0, "relu", 1, count=4)
+    return neuron_sheets(view, explainer, 0, "relu", [1], count=4)[0]
 
 
 def strongest(values: np.ndarray, rows: np.ndarray, count: int = 4) -> np.ndarray:
@@ -120,7 +120,7 @@ def test_rows_bear_their_names(page):
 
 
 def test_a_long_class_name_does_not_run_into_the_tiles(view, explainer):
-    label = np.array(neuron_sheet(view, explainer, 1, "relu", 1, count=2))[:, LABEL_WIDTH - 3 : LABEL_WIDTH]
+    label = np.array(neuron_sheets(view, explainer, 1, "relu", [1], count=2)[0])[:, LABEL_WIDTH - 3 : LABEL_WIDTH]
     assert (label > 200).all()
 
 
@@ -131,7 +131,7 @@ def test_sheets_of_several_neurons_are_those_of_each(view, explainer, page):
 
 
 def test_a_silent_neuron_has_an_empty_sheet(view, explainer):
-    page = neuron_sheet(view, explainer, 0, "relu", SILENT)
+    page = neuron_sheets(view, explainer, 0, "relu", [SILENT])[0]
     assert page.height == 5 * (TILE + GAP) + GAP
     assert (np.array(page)[:, LABEL_WIDTH:] == 255).all()
 
@@ -176,7 +176,7 @@ def test_crops_keep_the_proportions_of_the_image(box, shape):
 
 def test_what_cannot_be_shown_is_refused(view, explainer):
     with pytest.raises(ValueError, match="channels 0 to 3; 4 is asked for"):
-        neuron_sheet(view, explainer, 0, "relu", 4)
+        neuron_sheets(view, explainer, 0, "relu", [4])[0]
     signals = DataView(view.store, SimpleNamespace(shape=(2, 30), classes=("x",)), view.model, view.rows)
     with pytest.raises(DataError, match="show images"):
-        neuron_sheet(signals, explainer, 0, "relu", 0)
+        neuron_sheets(signals, explainer, 0, "relu", [0])[0]

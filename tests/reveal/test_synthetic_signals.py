@@ -184,7 +184,7 @@ def test_random_transforms_keep_within_their_ranges_and_use_them():
 
 
 def test_an_unknown_layer_and_inputs_that_are_no_images_are_refused(model):
-    with pytest.raises(ConfigError, match="no module 'relu9'.*Did you mean 'relu"):
+    with pytest.raises(ValueError, match="'relu9'.* Did you mean 'relu"):
         Maximizer(model, "relu9", SHAPE)
     with pytest.raises(ConfigError, match="shape .12, 1000.*natural"):
         Maximizer(model, "relu1", (12, 1000))

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    precision_recall_fscore_support,
+    recall_score,
+)
 
 from pipeline.errors import DataError
 from pipeline.statistics import (
@@ -14,10 +21,14 @@ from pipeline.statistics import (
     accuracy,
     balanced_accuracy,
     bootstrap,
+    class_scores,
+    macro_f1,
     per_class_accuracy,
     wilson,
     worst_group,
 )
+
+REFERENCE = Path(__file__).parents[2] / "../shared/reference/isnet/eval.npz"
 
 predictions = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
 
@@ -112,3 +123,60 @@ def test_lengths_must_agree():
         accuracy(np.zeros(3), np.zeros(2))
     with pytest.raises(DataError, match="y has 2, groups has 1"):
         worst_group(np.zeros(2), np.zeros(2), ["a"])
+
+
+@settings(deadline=None)
+@given(predictions)
+def test_precision_recall_and_f1_equal_sklearn(rows):
+    y, predicted = np.array(rows).T * 3  # class ids need not be 0, 1, 2
+    found = class_scores(y, predicted)
+    assert found.classes.tolist() == np.unique(y).tolist()
+    expected = precision_recall_fscore_support(y, predicted, labels=found.classes, zero_division=0)
+    for ours, theirs in zip(found[1:], expected, strict=False):
+        assert ours == pytest.approx(theirs)
+    mean = macro_f1(y, predicted, resamples=50)
+    assert mean.value == pytest.approx(expected[2].mean()) and mean.n == len(y)
+    assert 0 <= mean.lower <= mean.upper <= 1
+
+
+def test_macro_f1_has_the_interval_of_the_stratified_bootstrap():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [300, 60, 20])
+    predicted = np.where(rng.uniform(size=380) < np.array([0.9, 0.7, 0.5])[y], y, (y + rng.integers(1, 4, 380)) % 4)
+
+    def mean_f1(rows):
+        return f1_score(rows[:, 0], rows[:, 1], labels=[0, 1, 2], average="macro", zero_division=0)
+
+    expected = bootstrap(np.stack([y, predicted], 1), mean_f1, strata=y, resamples=400)
+    found = macro_f1(y, predicted, resamples=3000)
+    assert found[:3] == pytest.approx(expected[:3], abs=0.02)
+    assert found.upper - found.lower > 0.1
+
+
+def test_macro_f1_depends_on_the_seed_alone_and_perfection_has_no_width():
+    y, predicted = np.arange(40) % 2, np.arange(40) % 3 % 2
+    order = np.random.default_rng(0).permutation(40)
+    assert macro_f1(y, predicted, seed=1) == macro_f1(y[order], predicted[order], seed=1)
+    assert macro_f1(y, predicted, seed=1) != macro_f1(y, predicted, seed=2)
+    assert macro_f1(y, y) == Interval(1.0, 1.0, 1.0, 40)
+    assert math.isnan(macro_f1(y[:0], y[:0]).value)
+    with pytest.raises(DataError, match="y has 3, predicted has 2"):
+        macro_f1(np.zeros(3), np.zeros(2))
+
+
+@pytest.mark.real_data
+def test_the_published_implementation_agrees_on_a_confusion_matrix():
+    if not REFERENCE.exists():
+        pytest.skip(f"needs the reference numbers at {REFERENCE}")
+    reference = np.load(REFERENCE)
+    y, predicted = reference["labels"], reference["out"].argmax(1)
+    found = class_scores(y, predicted)
+    assert found.classes.tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(np.diagonal(reference["confusion"]) / reference["confusion"].sum(1), found.recall)
+    # rounded to three decimals there; the last row holds the means
+    np.testing.assert_allclose(np.stack(found[1:], 1), reference["performance"][:-1], atol=0.5e-3 + 1e-6)
+    np.testing.assert_allclose(np.mean(found[1:], 1), reference["performance"][-1], atol=0.5e-3 + 1e-6)
+    assert macro_f1(y, predicted).value == pytest.approx(reference["performance"][-1, 2], abs=0.5e-3 + 1e-6)
+    assert balanced_accuracy(y, predicted).value == pytest.approx(reference["performance"][-1, 1], abs=0.5e-3 + 1e-6)
+    assert [each.value for each in per_class_accuracy(y, predicted).values()] == pytest.approx(list(found.recall))
+    assert accuracy(y, predicted).value == pytest.approx(float(reference["acc"]))

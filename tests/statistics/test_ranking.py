@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from pipeline.errors import DataError
 from pipeline.statistics.auroc import auroc
-from pipeline.statistics.ranking import average_precision, kendall_tau, precision_at
+from pipeline.statistics.ranking import average_precision, kendall_tau
 
 # Few distinct scores, so that ties are common.
 samples = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40).filter(
@@ -90,19 +90,6 @@ def test_the_interval_of_kendalls_tau_holds_its_level():
     assert 0.86 < np.mean([each.lower <= truth <= each.upper for each in intervals]) < 0.94
 
 
-def test_precision_at_k_counts_the_highest_scores():
-    scores, labels = np.array([5, 4, 3, 2, 1]), np.array([1, 1, 0, 1, 0])
-    assert [precision_at(scores, labels, k).value for k in (1, 2, 3, 4)] == pytest.approx([1, 1, 2 / 3, 3 / 4])
-    found = precision_at(scores, labels, 50)
-    assert (found.value, found.n) == (pytest.approx(3 / 5), 5)
-    assert 0 < found.lower < found.value < found.upper < 1
-
-
-def test_equal_scores_at_the_cut_count_in_proportion():
-    found = precision_at(np.array([2, 1, 1, 1, 1]), np.array([1, 1, 0, 0, 0]), 3)
-    assert found.value == pytest.approx((1 + 2 * 1 / 4) / 3)
-
-
 @pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1], []])
 def test_an_absent_class_gives_nan(labels):
     labels = np.array(labels)
@@ -112,24 +99,15 @@ def test_an_absent_class_gives_nan(labels):
     assert math.isnan(kendall_tau(scores, labels)[1])
 
 
-def test_precision_at_k_is_defined_without_positives_but_not_without_samples():
-    assert precision_at(np.arange(3), np.zeros(3), 2).value == 0
-    assert math.isnan(precision_at(np.array([]), np.array([]), 2).value)
-
-
 def test_a_nan_score_gives_nan():
     scores, labels = np.array([0.1, np.nan, 0.3]), np.array([0, 1, 0])
-    for found in (average_precision(scores, labels), kendall_tau(scores, labels)[0], precision_at(scores, labels, 1)):
+    for found in (average_precision(scores, labels), kendall_tau(scores, labels)[0]):
         assert math.isnan(found.value)
 
 
-@pytest.mark.parametrize(
-    "measure", [average_precision, kendall_tau, lambda scores, labels: precision_at(scores, labels, 1)]
-)
+@pytest.mark.parametrize("measure", [average_precision, kendall_tau])
 def test_wrong_inputs_are_named(measure):
     with pytest.raises(DataError, match="scores has 3, labels has 2"):
         measure(np.arange(3), np.array([0, 1]))
     with pytest.raises(DataError, match="labels must be a row of 0 and 1.*2"):
         measure(np.arange(3), np.array([0, 1, 2]))
-    with pytest.raises(DataError, match="k = 0"):
-        precision_at(np.arange(3), np.array([0, 1, 1]), 0)

@@ -7,9 +7,10 @@ import torch
 
 from pipeline.attribution.recording import record_outputs
 from pipeline.concepts.cav import Cav
-from pipeline.concepts.localization import channel_axis, concept_start
+from pipeline.concepts.localization import concept_start
 from pipeline.errors import ConfigError
 from pipeline.models.modes import evaluation_mode
+from pipeline.models.trace import ChannelAxes
 
 from .interface import Tools
 
@@ -24,6 +25,7 @@ class ConceptMap:
 
     def __init__(self, tools: Tools):
         self.model, self.baseline = tools.explainer.model, tools.config.baseline
+        self.axes = ChannelAxes(self.model)
 
     def heatmaps(self, x: torch.Tensor, cav: Cav) -> np.ndarray:
         """Return the maps `[N, H, W]` or `[N, T]`, in units of the concept score.
@@ -31,7 +33,7 @@ class ConceptMap:
         Raises:
             ConfigError: the layer has no positions, or tokens that do not lie over the input.
         """
-        axis = channel_axis(self.model, x, cav.layer)
+        axis = self.axes.of(cav.layer, x)
         starts = []
         with (
             torch.no_grad(),

@@ -7,6 +7,7 @@ import torch
 
 from pipeline.concepts.cav import Cav
 from pipeline.concepts.localization import concept_heatmaps
+from pipeline.models.trace import ChannelAxes
 
 from .interface import Tools
 
@@ -19,7 +20,9 @@ class ConceptRelevance:
 
     def __init__(self, tools: Tools):
         self.explainer, self.baseline = tools.explainer, tools.config.baseline
+        self.axes = ChannelAxes(self.explainer.model)
 
     def heatmaps(self, x: torch.Tensor, cav: Cav) -> np.ndarray:
         """Return the positive part `[N, H, W]` or `[N, T]` of relevance, summed over channels."""
-        return concept_heatmaps(self.explainer, x, cav, baseline=self.baseline)
+        axis = self.axes.of(cav.layer, x)
+        return concept_heatmaps(self.explainer, x, cav, baseline=self.baseline, axis=axis)

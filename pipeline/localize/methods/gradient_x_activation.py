@@ -7,7 +7,7 @@ import torch
 
 from pipeline.attribution.baselines import gradient_x_input
 from pipeline.concepts.cav import Cav
-from pipeline.concepts.localization import channel_axis
+from pipeline.models.trace import ChannelAxes
 
 from .concept_score import ConceptScore
 from .interface import Tools
@@ -21,8 +21,9 @@ class GradientXActivation:
 
     def __init__(self, tools: Tools):
         self.model = tools.explainer.model
+        self.axes = ChannelAxes(self.model)
 
     def heatmaps(self, x: torch.Tensor, cav: Cav) -> np.ndarray:
         """Return the positive part `[N, H, W]` or `[N, T]` of the product, summed over channels; units of the score."""
-        score = ConceptScore(self.model, cav, channel_axis(self.model, x, cav.layer))
+        score = ConceptScore(self.model, cav, self.axes.of(cav.layer, x))
         return gradient_x_input(score, x, 0).heatmap.clamp(min=0).cpu().numpy()

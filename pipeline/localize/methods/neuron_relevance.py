@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from pipeline.concepts.cav import Cav
-from pipeline.concepts.localization import channel_axis, relevance_heatmaps
+from pipeline.concepts.localization import relevance_heatmaps
 from pipeline.errors import ConfigError
+from pipeline.models.trace import ChannelAxes
 
 from .interface import Tools
 
@@ -27,6 +28,7 @@ class NeuronRelevance:
                 "neurons or dora."
             )
         self.explainer, self.neurons = tools.explainer, tools.neurons
+        self.axes = ChannelAxes(self.explainer.model)
 
     def heatmaps(self, x: torch.Tensor, cav: Cav) -> np.ndarray:
         """Return the positive part `[N, H, W]` or `[N, T]` of relevance, summed over channels.
@@ -39,7 +41,7 @@ class NeuronRelevance:
             x,
             layer,
             lambda activation: neuron_start(activation, self.neurons.ids),
-            axis=channel_axis(self.explainer.model, x, layer),
+            axis=self.axes.of(layer, x),
         )
 
 

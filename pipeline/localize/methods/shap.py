@@ -7,8 +7,8 @@ import torch
 
 from pipeline.attribution.baselines import shap_superpixels
 from pipeline.concepts.cav import Cav
-from pipeline.concepts.localization import channel_axis
 from pipeline.errors import ConfigError
+from pipeline.models.trace import ChannelAxes
 
 from .concept_score import ConceptScore
 from .interface import Tools
@@ -22,6 +22,7 @@ class Shap:
 
     def __init__(self, tools: Tools):
         self.model, self.config = tools.explainer.model, tools.config
+        self.axes = ChannelAxes(self.model)
 
     def heatmaps(self, x: torch.Tensor, cav: Cav) -> np.ndarray:
         """Return the positive part `[N, H, W]` or `[N, T]` of the values, summed over channels; units of the score.
@@ -36,7 +37,7 @@ class Shap:
                 f"{2 * regions + 2}. Raise it, or lower localize.shap_segments."
             )
         found = shap_superpixels(
-            ConceptScore(self.model, cav, channel_axis(self.model, x, cav.layer)),
+            ConceptScore(self.model, cav, self.axes.of(cav.layer, x)),
             x,
             0,
             segments=self.config.shap_segments,
