@@ -9,7 +9,7 @@ PEER_PACKAGES := zennit-crp==0.6.0 zennit==0.4.6
 PEER_STAMP := $(PEER)/.made-from-$(shell echo $(PEER_PACKAGES) | cksum | cut -d' ' -f1)
 SITE_PACKAGES := import sysconfig; print(sysconfig.get_path('purelib'))
 
-.PHONY: install demo test test-slow isic2017 schemas benchmark-spray benchmark-cav benchmark-detection benchmark-attribution attribution-table clean
+.PHONY: install demo test test-slow isic2017 schemas benchmark-spray benchmark-cav benchmark-heatmap-loss benchmark-detection benchmark-attribution attribution-table clean
 
 install: $(STAMP)
 
@@ -39,6 +39,9 @@ attribution-table: install
 
 benchmark-spray benchmark-cav: benchmark-%: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$*
+
+benchmark-heatmap-loss: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.heatmap_loss
 
 benchmark-detection: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.detection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,28 +17,59 @@ from pipeline.data.dataset import AuditDataset
 from pipeline.models.build import AuditModel
 from pipeline.statistics import Interval, bootstrap
 
+from .background import BackgroundShares, background_relevance_share
+
+
+@dataclass(frozen=True)
+class RelevanceShares:
+    """Where the absolute relevance for the true class lies, as shares per sample `[N]`.
+
+    Attributes:
+        artifact: on the artifact; nan where its mask is empty, or relevance is zero.
+        background: outside the region of interest, and how much of the image that is.
+    """
+
+    artifact: np.ndarray
+    background: BackgroundShares
+
 
 def relevance_shares(
     model: AuditModel,
     dataset: AuditDataset,
     rows: np.ndarray,
-    mask: Callable[[int], np.ndarray],
+    artifact: Callable[[int], np.ndarray] | None,
+    region: Callable[[int], np.ndarray | None],
     composite: Composite,
     device: str,
-) -> np.ndarray:
-    """Return per sample the share of absolute relevance for the true class that lies on the artifact `[len(rows)]`.
+) -> RelevanceShares:
+    """Explain the true class of each row once, and return where the relevance lies.
+
+    On the artifact counts the magnitude of what the channels sum up to, in the background the sum of their magnitudes.
 
     Args:
-        mask: row -> artifact `[H, W]`; rows whose mask is empty or whose relevance is zero give nan.
+        rows: at least one.
+        artifact: row -> mask `[H, W]`; None where there is no artifact.
+        region: row -> region of interest `[H, W]`, or None where it is not known.
     """
     explainer = Explainer(model, dataset[int(rows[0])].x[None].to(device), composite)
-    shares = []
+    on_artifact, in_background = [], []
     for batch in Batches(dataset, rows, 64):
-        heatmaps = explainer.attribute(batch.x.to(device), batch.y.to(device)).heatmap.abs().cpu().numpy()
-        for row, heatmap in zip(batch.index, heatmaps, strict=True):
-            where, total = mask(int(row)), heatmap.sum()
-            shares.append(heatmap[where].sum() / total if where.any() and total > 0 else np.nan)
-    return np.array(shares)
+        found = explainer.attribute(batch.x.to(device), batch.y.to(device))
+        heatmaps = found.heatmap.abs().cpu().numpy()
+        on_artifact.append(
+            np.full(len(heatmaps), np.nan)
+            if artifact is None
+            else [_share_on(heatmap, artifact(int(row))) for row, heatmap in zip(batch.index, heatmaps, strict=True)]
+        )
+        regions = [region(int(row)) for row in batch.index]
+        in_background.append(background_relevance_share(found.relevance.cpu().numpy(), regions))
+    background = BackgroundShares(*(np.concatenate(each) for each in zip(*in_background, strict=True)))
+    return RelevanceShares(np.concatenate(on_artifact), background)
+
+
+def _share_on(heatmap: np.ndarray, mask: np.ndarray) -> float:
+    total = heatmap.sum()
+    return heatmap[mask].sum() / total if mask.any() and total > 0 else np.nan
 
 
 def concept_sensitivity(

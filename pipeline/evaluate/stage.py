@@ -22,7 +22,7 @@ from pipeline.errors import PipelineError
 from pipeline.models.build import AuditModel
 from pipeline.models.open import open_original
 from pipeline.models.predict import predict_logits
-from pipeline.statistics import Interval, wilson
+from pipeline.statistics import Interval, macro_f1, wilson
 from pipeline.workspace.atomic import write_text
 from pipeline.workspace.features import FEATURES, FeatureStore
 from pipeline.workspace.masks import MaskSet
@@ -36,6 +36,7 @@ from .reliance import concept_sensitivity, mean_share, relevance_shares
 METRICS = "evaluate/metrics.csv"
 Worlds = dict[str, AuditDataset]
 PlantedMask = Callable[[int], np.ndarray]
+Region = Callable[[int], np.ndarray | None]
 
 
 def run(context: StageContext) -> None:
@@ -112,19 +113,43 @@ def _model_metrics(
     for world, values in logits.items():
         groups = _groups(dataset, world, rows)
         metrics += performance(name, world, values, labels, dataset.classes, groups, **options)
+        metrics.append(record(name, world, "all", "macro_f1", macro_f1(labels, values.argmax(1), **options)))
         for column in config.subgroups:
             entries = dataset.table[column].astype(str).to_numpy()[rows]
             metrics += subgroup_accuracy(name, world, values.argmax(1), labels, column, entries, config.confidence)
+    some = rows[np.linspace(0, len(rows) - 1, min(config.relevance_samples, len(rows))).astype(int)]
+    known = np.array([row for row in some if dataset.roi_mask(int(row)) is not None], dtype=int)
+    if len(known):
+        metrics += _relevance(context, name, model, dataset, "asis", known, None, dataset.roi_mask)
     if planted is not None:
         without = logits["clean"] if "clean" in logits else logits["asis"]
         metrics.append(flip_rate(name, without, logits["attacked"], config.confidence))
-        some = rows[np.linspace(0, len(rows) - 1, min(config.relevance_samples, len(rows))).astype(int)]
-        composite = make_composite(context.config.precompute.composite, context.config.precompute.rules)
-        shares = relevance_shares(model, worlds["attacked"], some, planted, composite, context.device)
-        metrics.append(record(name, "attacked", "all", "artifact_relevance", mean_share(shares, **options)))
+        metrics += _relevance(context, name, model, worlds["attacked"], "attacked", some, planted, dataset.roi_mask)
         for bias in biases:
             metrics += _tcav(context, name, model, dataset, worlds["attacked"], bias, some)
     return metrics
+
+
+def _relevance(
+    context: StageContext,
+    name: str,
+    model: AuditModel,
+    view: AuditDataset,
+    world: str,
+    rows: np.ndarray,
+    artifact: PlantedMask | None,
+    region: Region,
+) -> list[Metric]:
+    """Explain the rows once; measure the relevance on the artifact and in the background, as far as they are known."""
+    composite = make_composite(context.config.precompute.composite, context.config.precompute.rules)
+    shares = relevance_shares(model, view, rows, artifact, region, composite, context.device)
+    measured = {} if artifact is None else {"artifact_relevance": shares.artifact}
+    if not np.isnan(shares.background.area).all():
+        measured |= {"background_relevance": shares.background.relevance, "background_area": shares.background.area}
+    return [
+        record(name, world, "all", metric, mean_share(values, **_options(context)))
+        for metric, values in measured.items()
+    ]
 
 
 def _tcav(
