@@ -139,4 +139,9 @@ class RevealConfig(Section):
         le=1,
         description="lowest suspicion score that is accepted without a verdict; see docs/benchmarks.md",
     )
+    earlier: list[Annotated[str, Field(min_length=1)]] = Field(
+        [],
+        description="run directories of earlier audits, as of the model before its correction; their biases are tried "
+        "again under the same ids, and stay biases beside what accept_top adds",
+    )
     cav: CavConfig = CavConfig()

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.config.mask_import import ImportedMasks
 from pipeline.data.dataset import AuditDataset
 from pipeline.errors import ConfigError, DataError
+from pipeline.workspace.masks import MaskEntry, MaskSet
 from pipeline.workspace.progress import Reporter, SilentReporter
 
 from .training_masks import merge_masks, resize_mask
@@ -71,6 +72,38 @@ def imported_and_merged(
             if row in found.files
         ]
         yield row, merge_masks([soft for soft, _ in masks]), merge_masks([binary for _, binary in masks])
+
+
+def carried_over(
+    masks: MaskSet, dataset: AuditDataset, size: tuple[int, ...]
+) -> Iterator[tuple[int, MaskEntry, np.ndarray, np.ndarray | None]]:
+    """Yield (row, entry, soft mask in [0, 1], binary mask) of what an earlier run localized, in its own order.
+
+    The binary mask is None where the earlier run had no evidence; samples that are not in the data set are left out.
+
+    Args:
+        masks: of the bias, in the earlier run.
+        dataset: whose ids are meant.
+        size: (H, W) of the samples, or (T,) of signals; masks of another size are resized, see `resize_mask`.
+
+    Raises:
+        StoreError: the index or a mask is missing or damaged.
+        DataError: masks of images are to be those of signals, or the other way round.
+    """
+    rows = {str(each): row for row, each in enumerate(dataset.table["id"])}
+    for entry in masks.index():
+        if entry.id not in rows:
+            continue
+        if entry.status != "ok":
+            yield rows[entry.id], entry, np.zeros(size), None
+            continue
+        soft, mask = masks.read(entry.id, "soft"), masks.read(entry.id)
+        if mask.ndim != len(size):
+            raise DataError(
+                f"The mask of sample '{entry.id}' in {masks.folder} is {list(mask.shape)}, but the samples are "
+                f"{list(size)}. Take the run of other data out of reveal.earlier."
+            )
+        yield rows[entry.id], entry, resize_mask(soft, size), resize_mask(mask, size)
 
 
 def match_files(config: ImportedMasks, ids: Sequence[str]) -> MatchedFiles:

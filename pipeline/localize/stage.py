@@ -1,6 +1,14 @@
-"""Masks of every bias: for the samples of the finding, for test samples that its CAV recognises, and from elsewhere."""
+"""Masks of every bias: for the samples of the finding, for test samples that its CAV recognises, and from elsewhere.
+
+A bias that an earlier run found keeps the masks that it had there: on a model that was corrected since, heatmaps are no
+evidence of where the artifact sits.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +28,7 @@ from pipeline.workspace.masks import MaskEntry, MaskSet
 from pipeline.workspace.records import Bias, Biases, Findings
 from pipeline.workspace.stage import StageContext
 
-from .import_masks import imported_and_merged
+from .import_masks import carried_over, imported_and_merged
 from .methods import LocalizationMethod, Neurons, Tools, make_method
 from .training_masks import foreground_mask
 
@@ -45,7 +53,7 @@ def run(context: StageContext) -> None:
     for bias in biases:
         cav = Cav.load(context.directory.root / f"reveal/cavs/{bias.id}.npz")
         tools = Tools(explainer, context.config.localize, neurons_of(bias, findings))
-        Localization(context, dataset, store, make_method(tools), bias, cav).run()
+        Localization(context, dataset, store, partial(make_method, tools), bias, cav).run()
 
 
 def rows_to_localize(
@@ -104,7 +112,7 @@ class Localization:
         context: configuration, run directory, device and reporter.
         dataset: images or signals, rows as in the store.
         store: features, for the CAV scores.
-        method: says where the concept sits.
+        make: returns the method that says where the concept sits; called only where something is to be computed.
         bias: the bias.
         cav: its concept activation vector.
     """
@@ -114,29 +122,39 @@ class Localization:
         context: StageContext,
         dataset: WorldView,
         store: FeatureStore,
-        method: LocalizationMethod,
+        make: Callable[[], LocalizationMethod],
         bias: Bias,
         cav: Cav,
     ):
         self.context, self.config, self.dataset = context, context.config.localize, dataset
-        self.method, self.bias, self.cav = method, bias, cav
+        self.make, self.bias, self.cav = make, bias, cav
         self.masks = MaskSet(context.directory.root / f"localize/{bias.id}")
         self.splits = dataset.table["split"].to_numpy()
         self.rows, _, self.member = rows_to_localize(dataset, store, bias, cav)
         self.scores = stored_scores(store, cav)
         self.shown: list[list] = [[], [], []]
 
+    @cached_property
+    def method(self) -> LocalizationMethod:
+        """Return the method of localization."""
+        return self.make()
+
     def run(self) -> None:
         """Write masks, index, figures and the overview."""
         entries = self._import()
+        carried = self._carry_over(list(entries))
+        entries |= carried
         missing = ~np.isin(self.rows, list(entries))
+        if carried:
+            # members that people added get masks; what the CAV of a corrected model retrieves is worth none
+            missing &= self.member
         entries |= self._compute(self.rows[missing], self.member[missing])
         if self.shown[0]:
             pictures.save(pictures.sheet(self.shown), self.masks.folder / "overview.png")
         elif len(self.dataset.shape) == 2:
             self.context.reporter.say("    signals have no overview picture; their masks are in masks/ and soft/")
         self.masks.write_index([entries[row] for row in sorted(entries)])
-        self._summarize(list(entries.values()), *self._quality(self.rows[missing & self.member]))
+        self._summarize(list(entries.values()), len(carried), *self._quality(self.rows[missing & self.member]))
 
     def _import(self) -> dict[int, MaskEntry]:
         """Write masks from elsewhere, merged where several show the same sample; return the entry of every row.
@@ -148,6 +166,33 @@ class Localization:
             return {}
         found = imported_and_merged(sections, self.dataset, self.dataset.shape[1:], self.context.reporter)
         return {row: self._write(row, "imported", soft, mask if mask.any() else None) for row, soft, mask in found}
+
+    def _carry_over(self, imported: list[int]) -> dict[int, MaskEntry]:
+        """Write the masks that an earlier run has of the bias, but for imported rows; return the entry of every row."""
+        if self.bias.earlier is None:
+            return {}
+        masks = MaskSet(Path(self.bias.earlier).expanduser() / f"localize/{self.bias.id}")
+        if not (masks.folder / "index.csv").is_file():
+            self.context.reporter.say(
+                f"    WARNING: {self.bias.id}: the earlier run {self.bias.earlier} has no masks of it, so they are "
+                "made with this model, which may have unlearned the artifact; better run localize there first"
+            )
+            return {}
+        members, entries = set(self.rows[self.member].tolist()), {}
+        for row, entry, soft, mask in carried_over(masks, self.dataset, self.dataset.shape[1:]):
+            source = self._source(entry, row in members, self.splits[row])
+            if source is not None and row not in imported:
+                entries[row] = self._write(row, source, soft, mask)
+        return entries
+
+    @staticmethod
+    def _source(entry: MaskEntry, member: bool, split: str) -> str | None:
+        """Return the source that an earlier run's entry has here; None where the sample does not show the bias here."""
+        if entry.source == "imported":
+            return entry.source
+        if member:
+            return "finding"
+        return "retrieved" if split == "test" else None
 
     def _compute(self, rows: np.ndarray, member: np.ndarray) -> dict[int, MaskEntry]:
         """Write masks of the rows where there is evidence; return the entry of every row."""
@@ -206,7 +251,9 @@ class Localization:
             return None, len(shown), len(rest)
         return localization_quality(self._in_batches(shown), self._in_batches(rest)), len(shown), len(rest)
 
-    def _summarize(self, entries: list[MaskEntry], quality: float | None, n_with: int, n_without: int) -> None:
+    def _summarize(
+        self, entries: list[MaskEntry], carried: int, quality: float | None, n_with: int, n_without: int
+    ) -> None:
         areas = [entry.area for entry in entries if entry.status == "ok"]
         without = len(entries) - len(areas)
         summary = {
@@ -214,6 +261,7 @@ class Localization:
             "n": len(areas),
             "no_evidence": without,
             "imported": sum(entry.source == "imported" for entry in entries),
+            "carried_over": carried,
             "mean_area": float(np.mean(areas)) if areas else None,
             "layer": self.cav.layer,
             "cav": self.cav.kind,
@@ -226,6 +274,7 @@ class Localization:
         write_json(self.masks.folder / "metrics.json", summary)
         self.context.reporter.say(
             f"    {self.bias.id}: {len(areas)} masks"
+            + (f", {carried} samples as the earlier run {self.bias.earlier} left them" if carried else "")
             + (f", mean area {np.mean(areas):.1%}" if areas else "")
             + (f", localization quality {quality:.2f}" if quality is not None else "")
             + (f", {without} samples without evidence" if without else "")

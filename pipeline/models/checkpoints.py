@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from pipeline.workspace.atomic import atomic_path
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "weights")
 PREFIXES = ("module.", "network.", "model.", "_orig_mod.")
 SHOWN = 5
+PROJECTION = re.compile(r"(.*)\.projections\.\d+\.(?:direction|clean_value)")
+"""How tensors are named that a projection brings into a layer, as `concepts/projection.py` inserts it."""
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
@@ -60,6 +63,12 @@ def load_weights(network: nn.Module, path: Path | str, arch: str = "") -> None:
         state = _add_common_prefix(state, own)
     missing = sorted(set(own) - set(state))
     unexpected = sorted(set(state) - set(own))
+    if projected := sorted({found[1] for found in map(PROJECTION.fullmatch, unexpected) if found}):
+        raise CheckpointError(
+            f"checkpoint {path} is a corrected model with projections (in {', '.join(projected)}), which model.arch "
+            f"{arch or type(network).__name__} does not have. Only corrections with plain weights can be started from: "
+            "rrr, isnet, fine_tune or rr_clarc."
+        )
     reshaped = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own

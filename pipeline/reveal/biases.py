@@ -110,10 +110,19 @@ def make_bias(
     candidates: list[CavSummary],
     *,
     labels: LabelCounts | None = None,
+    earlier: str | None = None,
 ) -> Bias:
     """Return the record of an accepted finding; its id stays the same through masks, corrections and metrics.
 
     It is reviewed where a person gave a verdict or labelled samples.
+
+    Args:
+        finding: what was accepted.
+        verdict: a person's last word on it.
+        chosen: the CAV that localizes it.
+        candidates: all that were tried.
+        labels: what people labelled for it.
+        earlier: directory of the run that it was carried over from.
     """
     return Bias(
         id=finding.id,
@@ -126,4 +135,5 @@ def make_bias(
         cav=chosen,
         candidates=candidates,
         labels=labels,
+        earlier=earlier,
     )

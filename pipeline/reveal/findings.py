@@ -8,16 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.data.dataset import AuditDataset
+from pipeline.statistics import wilson
 from pipeline.workspace.hashing import digest_json
 from pipeline.workspace.records import Finding
 
 from .candidates import Candidate, overlap, same_side_overlap
+from .earlier import DETECTOR as EARLIER
 from .suspicion import Suspicion, with_score
 
 SAME_GROUP = 0.5
 CONTAINED = 0.8
 SAME_DIRECTION = 0.8
 LARGER = 1.25
+CORRELATED = 0.5
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,13 @@ def merge(measured: list[Suspicion]) -> list[Merged]:
     Two candidates of a class are the same observation when their samples overlap by half, or those of one overlap the
     rest of the class of the other by half, or one holds four fifths of the other, or their concept vectors of the same
     layer point the same way (cosine of at least .8, either sign). A shortcut that appears in several places splits into
-    several islands; see `whole`.
+    several islands; see `whole`. What has a name stands for all that is the same, but never for what has another name.
     """
     kept: list[tuple[Suspicion, list[Suspicion]]] = []
     for suspicion in sorted(measured, key=_order):
         best = whole(suspicion, measured)
-        same = next((each for each in kept if is_same(each[0], suspicion) or is_same(each[0], best)), None)
+        rivals = [] if suspicion.candidate.name else kept
+        same = next((each for each in rivals if is_same(each[0], suspicion) or is_same(each[0], best)), None)
         if same is None:
             kept.append((best, [] if best is suspicion else [suspicion]))
         elif suspicion.candidate is not same[0].candidate:
@@ -81,10 +85,15 @@ def clarity(suspicion: Suspicion) -> float:
 
 
 def is_same(a: Suspicion, b: Suspicion) -> bool:
-    """Return whether two measured candidates are one observation."""
+    """Return whether two measured candidates are one observation.
+
+    If the first comes from an earlier run, overlapping and holding count only beyond chance: memberships correlate by
+    half, or more of the other lies inside than of the class. Where most of a class carries a shortcut that is known,
+    any other artifact of the class overlaps it, or its complement, by half.
+    """
     if a.candidate.class_id != b.candidate.class_id:
         return False
-    if overlap(a.candidate, b.candidate) >= SAME_GROUP or _contains(a.candidate, b.candidate):
+    if _overlaps(a.candidate, b.candidate) or _contains(a.candidate, b.candidate):
         return True
     same_place = (a.cav.layer, a.cav.pooling) == (b.cav.layer, b.cav.pooling)
     return same_place and abs(float(a.cav.direction @ b.cav.direction)) >= SAME_DIRECTION
@@ -96,10 +105,19 @@ def _order(suspicion: Suspicion) -> tuple:
     return (not candidate.name, -suspicion.score, candidate.class_id, candidate.layer, candidate.detector)
 
 
+def _overlaps(one: Candidate, other: Candidate) -> bool:
+    if overlap(one, other) < SAME_GROUP:
+        return False
+    return one.detector != EARLIER or abs(np.corrcoef(one.members, other.members)[0, 1]) >= CORRELATED
+
+
 def _contains(larger: Candidate, smaller: Candidate) -> bool:
     if larger.class_id != smaller.class_id:
         return False
-    return bool((larger.members & smaller.members).sum() >= CONTAINED * smaller.members.sum())
+    inside, count = int((larger.members & smaller.members).sum()), int(smaller.members.sum())
+    if larger.detector == EARLIER and wilson(inside, count).lower <= larger.members.mean():
+        return False
+    return inside >= CONTAINED * count
 
 
 def to_finding(merged: Merged, rank: int, dataset: AuditDataset) -> Finding:

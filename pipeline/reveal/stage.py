@@ -18,11 +18,13 @@ from pipeline.workspace import pictures
 from pipeline.workspace.arrays import write_arrays
 from pipeline.workspace.features import FEATURES, FeatureStore
 from pipeline.workspace.journal import Journal, latest, read_journal
-from pipeline.workspace.records import Biases, Finding, Findings
+from pipeline.workspace.records import Biases, Finding, Findings, Verdict
 from pipeline.workspace.stage import StageContext
 
 from .biases import choose, fit_candidates, make_bias
 from .candidates import Candidate, overlap, same_side_overlap
+from .earlier import DETECTOR as EARLIER
+from .earlier import EarlierBias, earlier_candidates, read_earlier, why_dropped, without_direction
 from .evidence import Evidence, measure_evidence, refine
 from .figures import Studio
 from .findings import SAME_GROUP, Merged, is_finding_id, merge, to_finding
@@ -73,6 +75,7 @@ def run(context: StageContext) -> None:
     """Detect, measure, merge, rank, picture and accept."""
     config = context.config
     dataset = open_world(context)
+    earlier = read_earlier(config.reveal.earlier, dataset, context.directory, context.reporter)
     store = FeatureStore(context.directory.root / FEATURES)
     model = open_original(context, dataset)
     composite = make_composite(config.precompute.composite, config.precompute.rules)
@@ -93,12 +96,14 @@ def run(context: StageContext) -> None:
     journal = read_journal(context.directory.annotations_path)
     labels = labelled_biases(journal, store.ids.tolist())
     candidates, seen = _detect(context, view)
-    candidates += labelled_candidates(view, labels, [each.name for each in labels if is_finding_id(each.name)])
-    shortlist = _shortlist(context, view, candidates, layers)
+    known = [each.name for each in labels if is_finding_id(each.name)]
+    candidates += labelled_candidates(view, labels, [*known, *earlier])
+    tried = earlier_candidates(view, list(earlier.values()), labels)
+    shortlist = _shortlist(context, view, candidates + tried, layers)
     meter = SuspicionMeter(view, explainer, settings)
     tracked = context.reporter.track(shortlist, "effect of candidates")
-    measured = [meter.measure(each.candidate, each.separation, each.evidence) for each in tracked]
-    merged = merge([each for each in measured if each is not None])[:REPORTED]
+    measured = [_measure(meter, each) for each in tracked]
+    merged = _reported(merge([each for each in measured if each is not None]))
     findings = _findings(context, view, merged)
     suspicions = {finding.id: each.suspicion for finding, each in zip(findings, merged, strict=True)}
     findings, suspicions = _corrected_by_labels(findings, suspicions, labels, view)
@@ -115,7 +120,10 @@ def run(context: StageContext) -> None:
             f"by {finding.detector} in {finding.layer}, suspicion {finding.score:.2f}"
             + ("" if finding.stability is None else f", stability {finding.stability:.2f}")
         )
-    _accept(context, view, explainer, findings, suspicions, layers, journal, labels)
+    for candidate in tried:
+        if candidate.name not in suspicions:
+            _say_dropped(context, earlier[candidate.name], why_dropped(candidate, SMALLEST))
+    _accept(context, view, explainer, findings, suspicions, layers, journal, labels, earlier)
     for bias in labels:
         line = suggest(view, bias, journal, context.directory.root / f"reveal/to_label-{bias.name}.csv")
         if line:
@@ -208,6 +216,19 @@ def _most_promising(entries: list[Shortlisted], per_class: int) -> list[Shortlis
     return chosen
 
 
+def _measure(meter: SuspicionMeter, entry: Shortlisted) -> Suspicion | None:
+    """Return the measured candidate; None where no CAV finds it, unless an earlier run did: then it is kept."""
+    found = meter.measure(entry.candidate, entry.separation, entry.evidence)
+    if found is None and entry.candidate.detector == EARLIER:
+        return without_direction(meter.view, entry.candidate, entry.separation, entry.evidence)
+    return found
+
+
+def _reported(merged: list[Merged]) -> list[Merged]:
+    """Return the first observations, and what has a name wherever it ranks."""
+    return [*merged[:REPORTED], *(each for each in merged[REPORTED:] if each.suspicion.candidate.name)]
+
+
 def _findings(context: StageContext, view: DataView, merged: list[Merged]) -> list[Finding]:
     findings = [to_finding(each, rank, view.dataset) for rank, each in enumerate(merged, start=1)]
     groups = [each.suspicion.candidate for each in merged[:STABLE]]
@@ -244,15 +265,20 @@ def _accept(
     layers: tuple[str, ...],
     journal: Journal,
     labels: list[LabelledBias],
+    earlier: dict[str, EarlierBias],
 ) -> None:
-    counts = {each.name: each.counts() for each in labels}
+    counts = {name: each.record.labels for name, each in earlier.items()}
+    counts |= {each.name: each.counts() for each in labels}
     config = context.config.reveal
     verdicts = latest(journal)
     judged = set(verdicts) | {each.name for each in labels}
     for unknown in sorted(judged - set(suspicions)):
         context.reporter.say(f"    WARNING: annotations.json speaks of '{unknown}', which is not among the findings")
     biases = []
-    for finding, verdict in accepted(findings, verdicts, config.accept_top, config.accept_score):
+    new = [each for each in findings if each.id not in earlier]
+    found = accepted(new, verdicts, config.accept_top, config.accept_score)
+    found += _carried_over(context, findings, earlier, verdicts)
+    for finding, verdict in sorted(found, key=lambda pair: pair[0].rank):
         candidate = suspicions[finding.id].candidate
         quality = Sharpness(view, explainer, candidate)
         fitted = list(
@@ -260,19 +286,48 @@ def _accept(
                 config.cav, view.store, candidate.rows, candidate.members, layers, view.seed, localization=quality
             )
         )
+        if finding.id in earlier and not fitted:
+            _say_dropped(context, earlier[finding.id], "no estimator of reveal.cav finds a direction in any layer")
+            continue
         cav, summary = fitted[choose(fitted)]
         cav.save(context.directory.root / f"reveal/cavs/{finding.id}.npz")
         for other, _ in fitted:
             other.save(context.directory.root / f"reveal/cavs/{finding.id}/{other.layer}--{other.kind}.npz")
-        biases.append(make_bias(finding, verdict, summary, [each for _, each in fitted], labels=counts.get(finding.id)))
+        origin = earlier[finding.id].run if finding.id in earlier else None
+        tried = [each for _, each in fitted]
+        bias = make_bias(finding, verdict, summary, tried, labels=counts.get(finding.id), earlier=origin)
+        biases.append(bias)
+        known = bias.status if origin is None else f"{bias.status}, carried over from {origin}"
         context.reporter.say(
-            f"    bias {finding.id} ({biases[-1].status}): {summary.kind} CAV in {summary.layer}, held-out AUROC "
+            f"    bias {finding.id} ({known}): {summary.kind} CAV in {summary.layer}, held-out AUROC "
             f"{summary.auroc:.3f} [{summary.auroc_lower:.3f}, {summary.auroc_upper:.3f}]"
         )
     if not biases:
         top = f"; the most suspicious finding reaches {findings[0].score:.2f}" if findings else ""
         context.reporter.say(f"    nothing was accepted as a bias (reveal.accept_score {config.accept_score:g}){top}")
     context.directory.write_record("reveal/biases.json", Biases(biases=biases))
+
+
+def _carried_over(
+    context: StageContext, findings: list[Finding], earlier: dict[str, EarlierBias], verdicts: dict[str, Verdict]
+) -> list[tuple[Finding, Verdict | None]]:
+    """Return the biases of earlier runs with their verdicts, unless this run's journal says something else of them."""
+    kept = []
+    for finding in findings:
+        if finding.id not in earlier:
+            continue
+        word = verdicts.get(finding.id, earlier[finding.id].record.verdict)
+        if word is None or word.verdict == "spurious":
+            kept.append((finding, word))
+        else:
+            context.reporter.say(f"    bias {finding.id} is not carried over: {word.by} called it {word.verdict}")
+    return kept
+
+
+def _say_dropped(context: StageContext, bias: EarlierBias, why: str) -> None:
+    context.reporter.say(
+        f"    WARNING: bias {bias.id} of {bias.run} is not carried over: this model has no CAV of it, since {why}"
+    )
 
 
 class Sharpness:

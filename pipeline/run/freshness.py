@@ -33,6 +33,8 @@ VOLATILE = (
 LIBRARIES = ("torch", "torchvision")
 """Their versions belong to the key of every stage; timm's too, where the network comes from it."""
 SHIPPED_ARCHITECTURES = ("torchvision", "timm", "local")
+IN_OUTPUTS = ("annotations", "earlier", "earlier_masks")
+"""Parts of a key whose influence on later stages stands in the stage's outputs."""
 SHOWN_CHANGES = 3
 SHOWN_CHARACTERS = 60
 ABSENT = object()
@@ -49,6 +51,8 @@ class Facts:
         architecture: hash of the module of `model.arch`, if it is the user's own, else None.
         verdicts: hash of `annotations.json`, None without that file.
         masks: signature of the folders of `localize.import_masks`, None without any.
+        earlier: hash of the biases of the runs in `reveal.earlier`, None without any.
+        earlier_masks: signature of the masks of these runs, None without any.
         code: room -> hash of its sources.
         versions: library -> version.
     """
@@ -59,6 +63,8 @@ class Facts:
     architecture: str | None
     verdicts: str | None
     masks: str | None
+    earlier: str | None
+    earlier_masks: str | None
     code: Mapping[str, str]
     versions: Mapping[str, str]
 
@@ -92,11 +98,12 @@ class Freshness:
 
 
 def read_facts(config: Config, directory: RunDirectory, fingerprint: str) -> Facts:
-    """Collect the facts: hash the checkpoint, the verdicts and the sources, look up versions."""
+    """Collect the facts: hash the checkpoint, the verdicts, earlier biases and the sources, look up versions."""
     checkpoint = config.model.checkpoint
     if checkpoint is not None and Path(checkpoint).is_file():
         checkpoint = digest_file(Path(checkpoint))
     verdicts = directory.annotations_path
+    earlier = [Path(each).expanduser() for each in config.reveal.earlier]
     return Facts(
         config=config,
         fingerprint=fingerprint,
@@ -104,10 +111,17 @@ def read_facts(config: Config, directory: RunDirectory, fingerprint: str) -> Fac
         architecture=_architecture_digest(config.model.arch),
         verdicts=digest_file(verdicts) if verdicts.is_file() else None,
         masks=folders_signature([Path(each.folder) for each in config.localize.import_masks]),
+        earlier=_contents([each / "reveal/biases.json" for each in earlier]),
+        earlier_masks=folders_signature([each / "localize" for each in earlier]),
         code={room: digest_sources((room,)) for spec in STAGES for room in spec.rooms},
         # Builds for other devices ("2.4.0+cpu") compute the same.
         versions={name: metadata.version(name).partition("+")[0] for name in _libraries(config.model.arch)},
     )
+
+
+def _contents(files: list[Path]) -> str | None:
+    """Return a hash of the bytes of files, or of their absence; None without any file."""
+    return digest_json([digest_file(file) if file.is_file() else None for file in files]) if files else None
 
 
 def _libraries(arch: str) -> tuple[str, ...]:
@@ -149,6 +163,10 @@ def key_parts(spec: StageSpec, facts: Facts, manifest: Manifest) -> dict[str, An
         parts["annotations"] = facts.verdicts
     if "localize" in spec.sections and facts.masks is not None:
         parts["masks"] = facts.masks
+    if "reveal" in spec.sections and facts.earlier is not None:
+        parts["earlier"] = facts.earlier
+    if "localize" in spec.sections and facts.earlier_masks is not None:
+        parts["earlier_masks"] = facts.earlier_masks
     return parts
 
 
@@ -246,6 +264,10 @@ def _reasons(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
         yield "people's verdicts changed (annotations.json)"
     if old.get("masks") != new.get("masks"):
         yield "imported masks changed (localize.import_masks)"
+    if old.get("earlier") != new.get("earlier"):
+        yield "the biases of an earlier run changed (reveal.earlier)"
+    if old.get("earlier_masks") != new.get("earlier_masks"):
+        yield "the masks of an earlier run changed (reveal.earlier)"
     if rooms := _changed(old.get("code", {}), new["code"]):
         yield f"pipeline code changed ({', '.join(rooms)})"
     before = old.get("versions", {})
@@ -270,6 +292,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _output_digest(entry: StageEntry) -> str:
-    # Verdicts reach later stages only in what reveal writes: one that changes nothing there costs nothing there.
-    made_from = {name: part for name, part in entry.parts.items() if name != "annotations"}
+    # What a stage carries over into its outputs reaches later stages only there: a verdict, or an earlier run that was
+    # started again, which changes nothing in the outputs costs nothing later.
+    made_from = {name: part for name, part in entry.parts.items() if name not in IN_OUTPUTS}
     return digest_json([made_from, {name: file.digest for name, file in entry.outputs.items()}])

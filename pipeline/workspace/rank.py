@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rank:
-    """Which of the processes this is. They do not talk to each other; they meet in the files of the run directory.
+    """Which of the processes this is. They meet in the files of the run directory, and talk only while they train.
 
     Attributes:
         number: 0 <= number < of; 0 runs the earlier stages, holds the lock, and writes the manifest.

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 FINDINGS_VERSION = 2
-BIASES_VERSION = 2
-AUDIT_VERSION = 2
+BIASES_VERSION = 3
+AUDIT_VERSION = 3
 
 
 BIAS_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
@@ -120,6 +120,9 @@ class Bias(Record):
     labels: LabelCounts | None = Field(None, description="samples labelled by hand; null: none")
     cav: CavSummary
     candidates: list[CavSummary] = Field(description="every estimator and layer that was tried")
+    earlier: str | None = Field(
+        None, description="directory of the earlier run that it was carried over from (reveal.earlier); null: none"
+    )
 
 
 class Biases(Record):

@@ -233,3 +233,11 @@ def test_sections_are_immutable(tmp_path):
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 3
     assert isinstance(config, Config)
+
+
+def test_earlier_runs_are_a_list_of_directories(tmp_path):
+    assert load_config(write(tmp_path, MINIMAL)).reveal.earlier == []
+    named = write(tmp_path, MINIMAL | {"reveal": {"earlier": ["artifacts/before"]}})
+    assert load_config(named).reveal.earlier == ["artifacts/before"]
+    assert "reveal.earlier" in refusal(tmp_path, MINIMAL | {"reveal": {"earlier": "artifacts/before"}})
+    assert "reveal.earlier.0" in refusal(tmp_path, MINIMAL | {"reveal": {"earlier": [""]}})

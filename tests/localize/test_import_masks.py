@@ -9,9 +9,9 @@ from PIL import Image
 from pipeline.config.mask_import import ImportedMasks
 from pipeline.data.memory import ArrayDataset, make_table
 from pipeline.errors import ConfigError, DataError
-from pipeline.localize.import_masks import imported, imported_and_merged, match_files, read_mask
+from pipeline.localize.import_masks import carried_over, imported, imported_and_merged, match_files, read_mask
 from pipeline.localize.training_masks import resize_mask
-from pipeline.workspace.masks import save_mask
+from pipeline.workspace.masks import MaskEntry, MaskSet, save_mask
 from pipeline.workspace.progress import SilentReporter
 
 SIZE = (8, 10)
@@ -319,3 +319,36 @@ def test_no_mask_is_read_before_every_folder_is_known_to_match(tmp_path, dataset
     save(tmp_path / "other", "x.png", binary_file(corner()))
     with pytest.raises(ConfigError, match="none of 1 PNG files"):
         list(imported_and_merged([section(tmp_path / "one"), section(tmp_path / "other")], dataset, SIZE))
+
+
+# What an earlier run localized
+
+
+@pytest.fixture
+def masks(tmp_path) -> MaskSet:
+    masks = MaskSet(tmp_path / "earlier")
+    soft = corner() * 0.6
+    soft[0, 0] = 1
+    for name in ("b", "gone"):
+        masks.write(name, soft, corner(), ~corner())
+    entries = [("b", "train", "finding", 1.0, 0.15, "ok"), ("gone", "train", "finding", 1.0, 0.15, "ok")]
+    masks.write_index([MaskEntry(*each) for each in [*entries, ("12", "val", "finding", -1.0, 0.0, "no evidence")]])
+    return masks
+
+
+def test_masks_of_an_earlier_run_come_with_their_entries_and_rows(masks, dataset):
+    (first, second) = carried_over(masks, dataset, SIZE)
+    assert (first[0], first[1].id, first[1].source) == (1, "b", "finding")
+    assert np.array_equal(first[3], corner()) and first[2].max() == 1
+    np.testing.assert_allclose(first[2][corner()][1:], 0.6, atol=1e-9)
+    assert (second[0], second[1].status, second[3]) == (3, "no evidence", None)
+
+
+def test_masks_of_an_earlier_run_take_the_size_of_the_samples(masks, dataset):
+    ((_, _, soft, mask), _) = carried_over(masks, dataset, (16, 20))
+    assert np.array_equal(mask, corner(6, 8, (16, 20))) and soft.shape == (16, 20)
+
+
+def test_masks_of_images_are_not_those_of_signals(masks, dataset):
+    with pytest.raises(DataError, match=r"mask of sample 'b' in .*earlier is \[8, 10\].*\[40\].*reveal\.earlier"):
+        list(carried_over(masks, dataset, (40,)))

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +18,14 @@ from pipeline.concepts.localization import dilate
 from pipeline.config.localize import LocalizationKind
 from pipeline.data.dataset import Sample
 from pipeline.data.memory import ArrayDataset, make_table
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.localize import stage
 from pipeline.localize.methods import Neurons
 from pipeline.localize.methods.concept_relevance import ConceptRelevance
 from pipeline.precompute import stage as precompute_stage
 from pipeline.train import stage as train_stage
 from pipeline.workspace.features import FEATURES, FeatureStore
-from pipeline.workspace.masks import MaskSet
+from pipeline.workspace.masks import MaskEntry, MaskSet
 from pipeline.workspace.records import Bias, Biases, CavSummary, Finding, Findings
 from pipeline.workspace.stage import StageContext
 
@@ -415,7 +417,7 @@ def test_masks_of_signals_are_written_without_an_overview(tmp_path, bias):
     context.reporter.say = said.append
     found = bias.model_copy(update={"class_id": 0, "sample_ids": ["s0", "s1"]})
     cav = Cav(np.array([1.0, 0, 0, 0]), 0.0, "pattern", np.zeros(4), "relu")
-    stage.Localization(context, Signals(), store, Peaks(), found, cav).run()
+    stage.Localization(context, Signals(), store, Peaks, found, cav).run()
     masks = masks_of(context)
     assert [(entry.id, entry.status, entry.area) for entry in masks.index()] == [
         ("s0", "ok", 0.125),
@@ -446,3 +448,127 @@ def test_without_a_bias_nothing_is_written(make_context):
     context.directory.write_record("reveal/biases.json", Biases(biases=[]))
     stage.run(context)
     assert list(context.directory.folder("localize").iterdir()) == []
+
+
+# Carried over from an earlier run
+
+
+@pytest.fixture
+def carried(run, make_context) -> Callable[..., tuple[StageContext, list[str]]]:
+    """Return a function that localizes the planted bias as carried over, and what was said."""
+
+    def localize(earlier: Path = run, dataset: ArrayDataset | None = None, **changes) -> tuple[StageContext, list[str]]:
+        bias = changes.pop("bias", {})
+        context = make_context(**changes) if dataset is None else make_context(dataset, **changes)
+        (known,) = context.directory.read_record("reveal/biases.json", Biases).biases
+        known = known.model_copy(update={"earlier": str(earlier)} | bias)
+        context.directory.write_record("reveal/biases.json", Biases(biases=[known]))
+        said: list[str] = []
+        context.reporter.say = said.append
+        stage.run(context)
+        return context, said
+
+    return localize
+
+
+@pytest.fixture
+def before(run, tmp_path) -> Path:
+    """A copy of the earlier run whose masks may be changed."""
+    shutil.copytree(run / "localize", tmp_path / "before/localize")
+    return tmp_path / "before"
+
+
+def files_of(root: Path, *kinds: str) -> dict[str, bytes]:
+    folder = root / "localize/planted"
+    return {str(path.relative_to(folder)): path.read_bytes() for kind in kinds for path in (folder / kind).iterdir()}
+
+
+def test_masks_of_an_earlier_run_are_carried_over_byte_for_byte_and_nothing_is_computed(
+    run, carried, monkeypatch, tiny_dataset
+):
+    monkeypatch.setattr(stage, "make_method", lambda _: pytest.fail("something is computed"))
+    monkeypatch.setattr(stage, "stored_scores", lambda store, _: np.ones(len(store.ids)))  # retrieves every test sample
+    context, said = carried()
+    kinds = ("masks", "soft", "foreground")
+    assert files_of(context.directory.root, *kinds) == files_of(run, *kinds)
+    assert len(files_of(run, "masks")) == 40
+    now, then = masks_of(context).index(), MaskSet(run / "localize/planted").index()
+    assert [(each.id, each.source, each.area, each.status) for each in now] == [
+        (each.id, each.source, each.area, each.status) for each in then
+    ]
+    assert {each.source for each in then} == {"finding", "retrieved"}
+    assert {each.score for each in now} == {1.0}, "scores are those of this model"
+    assert figures_of(context)["carried_over"] == len(now) and figures_of(context)["quality"] is None
+    assert any(f"{len(now)} samples as the earlier run {run} left them" in line for line in said)
+
+
+def test_the_foreground_of_carried_masks_follows_this_runs_configuration(run, carried):
+    context, _ = carried(localize={"dilate": 0.2})
+    assert files_of(context.directory.root, "masks", "soft") == files_of(run, "masks", "soft")
+    assert files_of(context.directory.root, "foreground") != files_of(run, "foreground")
+
+
+def test_without_masks_in_the_earlier_run_they_are_computed_which_is_said(run, before, carried):
+    (before / "localize/planted/index.csv").unlink()
+    context, said = carried(before)
+    assert files_of(context.directory.root, "masks") == files_of(run, "masks"), "it is the same model here"
+    assert figures_of(context)["carried_over"] == 0
+    assert any("planted" in line and f"the earlier run {before} has no masks of it" in line for line in said)
+
+
+def test_masks_from_elsewhere_go_before_carried_ones(run, carried, tmp_path, bias):
+    first, second = bias.sample_ids[:2]
+    save(tmp_path / "a", first, box(8, 8))
+    save(tmp_path / "a", second, np.zeros((16, 16)))
+    context, _ = carried(localize={"import_masks": [{"bias": "planted", "folder": str(tmp_path / "a")}]})
+    entries = {entry.id: entry for entry in masks_of(context).index()}
+    assert np.array_equal(masks_of(context).read(first), box(8, 8))
+    assert (entries[first].source, entries[second].status) == ("imported", "no evidence")
+    assert not (masks_of(context).folder / f"masks/{second}.png").exists()
+    kept = files_of(run, "masks").keys() - {f"masks/{first}.png", f"masks/{second}.png"}
+    assert all(files_of(context.directory.root, "masks")[name] == files_of(run, "masks")[name] for name in kept)
+
+
+def test_samples_that_people_added_get_masks_and_those_that_they_took_out_none(carried, bias, tiny_dataset):
+    gone, added = bias.sample_ids[0], "s003"
+    context, _ = carried(bias={"sample_ids": [*bias.sample_ids[1:], added]})
+    entries = {entry.id: entry for entry in masks_of(context).index()}
+    assert gone not in entries and entries[added].source == "finding"
+    assert figures_of(context)["carried_over"] == len(entries) - 1
+
+
+def test_what_had_no_evidence_or_was_imported_stays_so(run, before, carried, bias):
+    masks = MaskSet(before / "localize/planted")
+    empty, brought, *_ = bias.sample_ids
+    changed = {empty: {"status": "no evidence", "area": 0.0}, brought: {"source": "imported"}}
+    masks.write("s000", box(0, 0).astype(float), box(0, 0), ~box(0, 0))
+    other = MaskEntry("s000", "train", "imported", 0.0, 9 / 256, "ok")
+    masks.write_index([*(replace(each, **changed.get(each.id, {})) for each in masks.index()), other])
+    context, _ = carried(before)
+    entries = {entry.id: entry for entry in masks_of(context).index()}
+    assert (entries[empty].status, entries[empty].source) == ("no evidence", "finding")
+    assert not (masks_of(context).folder / f"masks/{empty}.png").exists()
+    assert entries[brought].source == entries["s000"].source == "imported"
+    assert np.array_equal(masks_of(context).read("s000"), box(0, 0))
+    assert list(entries) == sorted(entries)
+
+
+def test_what_is_in_the_test_split_now_is_retrieved_and_what_left_it_is_nothing(carried, bias, tiny_dataset):
+    table = tiny_dataset.table.copy()
+    retrieved = next(each for each in table["id"][table["split"] == "test"] if tiny.is_planted(int(each[1:])))
+    moved = bias.sample_ids[0]
+    table.loc[table["id"] == retrieved, "split"] = "train"
+    table.loc[table["id"] == moved, "split"] = "test"
+    divided = copy.copy(tiny_dataset)
+    divided.table = table
+    context, _ = carried(dataset=divided, bias={"sample_ids": bias.sample_ids[1:]})
+    entries = {entry.id: entry for entry in masks_of(context).index()}
+    assert (entries[moved].source, entries[moved].split) == ("retrieved", "test")
+    assert retrieved not in entries
+
+
+def test_a_damaged_mask_of_the_earlier_run_is_named(before, carried, bias):
+    path = before / f"localize/planted/masks/{bias.sample_ids[3]}.png"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(StoreError, match=str(path)):
+        carried(before)

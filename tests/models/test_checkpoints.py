@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.concepts.projection import Projection, insert_projection
 from pipeline.errors import CheckpointError
 from pipeline.models import load_weights, save_weights
 from pipeline.models.checkpoints import read_state_dict
@@ -109,3 +110,16 @@ def test_unreadable_files_are_refused(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere.pt does not exist. Check model.checkpoint"):
         load_weights(network(), tmp_path / "nowhere.pt")
+
+
+def test_a_corrected_model_with_projections_is_called_that(tmp_path):
+    projected = network(1)
+    insert_projection(projected, "1", Projection(torch.ones(3), 0.5, "position"))
+    save_weights(projected, tmp_path / "model.pt")
+    message = r"model\.pt is a corrected model with projections \(in 1\).*my_arch.*rrr, isnet, fine_tune or rr_clarc"
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(network(2), tmp_path / "model.pt", "my_arch")
+    again = network(2)
+    insert_projection(again, "1", Projection(torch.zeros(3), 0.0, "position"))
+    load_weights(again, tmp_path / "model.pt")
+    assert equal(again, projected), "a network that carries the projections takes the weights"

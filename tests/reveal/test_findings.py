@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,3 +154,45 @@ def test_a_group_that_a_person_described_keeps_the_persons_name_as_id():
     (merged,) = merge([one, described])
     assert to_finding(merged, 1, make_dataset()).id == "ruler"
     assert merged.others == (one,)
+
+
+def named(name: str, members, score: float, detector: str = "earlier", **changes) -> Suspicion:
+    found = group(members, score, detector=detector, **changes)
+    return replace(found, candidate=replace(found.candidate, name=name))
+
+
+def test_what_has_a_name_stands_for_the_same_group_but_never_for_another_name():
+    first, second = named("marker", range(10), 0.3), named("band", range(11), 0.2)
+    described = named("ruler", range(10), 0.1, detector="labels")
+    merged = merge([group(range(10), 0.9), first, second, described])
+    assert [each.suspicion.candidate.name for each in merged] == ["marker", "band", "ruler"]
+    assert [len(each.others) for each in merged] == [1, 0, 0]
+
+
+def own_direction(number: int) -> dict:
+    return {"cav": cav_of(*np.eye(8)[number])}
+
+
+@pytest.mark.parametrize(
+    ("members", "count"),
+    [
+        (range(5, 23), 1),  # 18 of 18 inside
+        (range(4, 34), 1),  # 28 of 30 inside, and half the class at that
+        (range(30, 40), 1),  # the rest of the class
+        (range(23, 35), 2),  # 9 of 12 inside; the rest of the class overlaps the earlier group by 62 %
+        (range(22, 34), 2),  # 10 of 12 inside: four fifths, but no more than by chance
+        ([*range(20), *range(32, 38)], 2),  # 20 of 26 inside, and more than half of all samples shared
+    ],
+)
+@pytest.mark.parametrize("clear", [0.01, 0.9])
+def test_another_artifact_of_a_class_most_of_which_carries_a_known_one_is_another_finding(members, count, clear):
+    known = named("marker", range(32), 0.3, clear=0.5, **own_direction(0))
+    other = group(members, 0.8, clear=clear, **own_direction(1))
+    assert len(merge([known, other])) == count
+    detected = group(range(32), 0.9, clear=0.5, **own_direction(0))
+    assert len(merge([detected, other])) == 1, "between new findings the rules are wider"
+
+
+def test_a_part_of_the_group_of_an_earlier_run_is_no_other_finding():
+    earlier = named("marker", range(20), 0.3, clear=0.9)
+    assert len(merge([earlier, group(range(8), 0.8)])) == 1

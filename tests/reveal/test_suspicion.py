@@ -138,7 +138,7 @@ def measure(monkeypatch, region: np.ndarray, model: torch.nn.Module, members: st
     planted = rows // 15 % 3 != 0
     group = planted if members == "planted" else ~planted
     monkeypatch.setattr(
-        suspicion, "concept_heatmaps", lambda explainer, x, cav: np.repeat(region[None].astype(float), len(x), 0)
+        suspicion, "concept_heatmaps", lambda explainer, x, cav, axis: np.repeat(region[None].astype(float), len(x), 0)
     )
     cav = fit_cav(np.eye(4), np.arange(4) < 2, layer="seen")
     monkeypatch.setattr(suspicion, "best_cav", lambda *_: cav)

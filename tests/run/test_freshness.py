@@ -274,3 +274,56 @@ def test_masks_made_elsewhere_that_change_make_localize_stale(fake, make_config,
     reasons = not_fresh(make_config(**with_masks))
     assert reasons["localize"] == "imported masks changed (localize.import_masks)"
     assert set(reasons) == {"localize", "mitigate", "evaluate", "report"}
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """The directory of an earlier run with biases and a mask, and a configuration that names it."""
+    run = tmp_path / "artifacts/before"
+    for name in ("reveal/biases.json", "localize/ruler/masks/a.png"):
+        (run / name).parent.mkdir(parents=True)
+        (run / name).write_text("first")
+    return run
+
+
+def test_other_biases_of_an_earlier_run_make_reveal_stale(fake, make_config, earlier):
+    config = make_config(**EXPLICIT | {"reveal": {"earlier": [str(earlier)]}})
+    run_stages(config, "run")
+    assert not_fresh(config) == {}
+    biases = earlier / "reveal/biases.json"
+    os.utime(biases, ns=(0, 0))
+    assert not_fresh(config) == {}, "contents count"
+    biases.write_text("other")
+    why = "the biases of an earlier run changed (reveal.earlier)"
+    assert not_fresh(config) == {"reveal": why} | waiting("reveal", STAGE_NAMES[3:])
+    biases.unlink()
+    assert not_fresh(config)["reveal"] == why
+
+
+def test_other_masks_of_an_earlier_run_make_localize_stale(fake, make_config, earlier):
+    config = make_config(**EXPLICIT | {"reveal": {"earlier": [str(earlier)]}})
+    run_stages(config, "run")
+    (earlier / "localize/ruler/masks/b.png").write_text("second")
+    why = "the masks of an earlier run changed (reveal.earlier)"
+    assert not_fresh(config) == {"localize": why} | waiting("localize", STAGE_NAMES[4:])
+
+
+def test_an_earlier_run_that_changes_no_output_costs_nothing_later(fake, make_config, earlier):
+    config = make_config(**EXPLICIT | {"reveal": {"earlier": [str(earlier)]}})
+    # the fake stages leave their key beside their results, which would be another output
+    fake.within = {name: lambda context, name=name: forget_key(context, name) for name in ("reveal", "localize")}
+    run_stages(config, "run")
+    fake.take()
+    (earlier / "reveal/biases.json").write_text("other")
+    (earlier / "localize/ruler/masks/a.png").write_text("other")
+    run_stages(config, "run")
+    assert fake.take() == ["reveal", "localize"]
+
+
+def forget_key(context, stage: str) -> None:
+    (context.directory.folder(stage) / "first.txt").write_text("")
+
+
+def test_without_an_earlier_run_keys_are_as_if_there_were_no_such_setting(fake, make_config):
+    parts = {each.stage: each.parts for each in status(make_config())}
+    assert not {"earlier", "earlier_masks"} & {name for each in parts.values() for name in each}

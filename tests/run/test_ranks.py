@@ -227,3 +227,39 @@ def test_torchrun_stores_what_one_process_does(tmp_path):
         else:
             assert np.array_equal(both[name], values)
     assert len(list((tmp_path / "both/precompute/shards").glob("*.h5"))) == 2
+
+
+@pytest.mark.slow
+def test_corrections_trained_by_two_processes_are_those_of_one(tmp_path):
+    import torch
+
+    isnet = {"kind": "isnet", "variant": "selective", "background": "roi", "epochs": 2, "cut": 0.1, "cut2": 5.0}
+    config = {
+        "data": {"kind": "mnist5k", "limit": 12, "digit_roi": 2},
+        "model": {"params": {"width": 4, "blocks": 2}, "train": {"epochs": 1}},
+        "precompute": {"patience_minutes": 2},
+        "reveal": {"accept_top": 0, "detectors": [{"kind": "properties"}]},
+        "mitigate": {"methods": [{"kind": "fine_tune", "epochs": 2}, {"kind": "p_clarc"}, isnet]},
+        "device": "cpu",
+        "output_dir": str(tmp_path),
+    }
+    for name in ("alone", "both"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"name": name} | config))
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    for start in (
+        ["pipeline.mitigate", "--config", str(tmp_path / "alone.yaml")],
+        [*torchrun, "pipeline.mitigate", "--config", str(tmp_path / "both.yaml")],
+        [*torchrun, "pipeline.mitigate", "--config", str(tmp_path / "both.yaml")],
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-m", *start], cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "rank 1 of 2: mitigate is fresh" in ended.stdout
+    for method in ("fine_tune", "isnet"):
+        one, two = (
+            torch.load(tmp_path / name / f"mitigate/{method}/model.pt", weights_only=True) for name in ("alone", "both")
+        )
+        for name, value in one.items():
+            torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4, msg=f"{method} {name}")
