@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from pipeline.attribution import Explainer, make_composite
 from pipeline.concepts.cav import Cav
@@ -14,6 +13,7 @@ from pipeline.concepts.receptive_field import ReceptiveFields
 from pipeline.data.open import open_world
 from pipeline.errors import ConfigError, nearest
 from pipeline.models.open import open_original
+from pipeline.models.trace import ChannelAxes
 from pipeline.workspace import pictures
 from pipeline.workspace.arrays import write_arrays
 from pipeline.workspace.features import FEATURES, FeatureStore
@@ -28,7 +28,7 @@ from .earlier import EarlierBias, earlier_candidates, read_earlier, why_dropped,
 from .evidence import Evidence, measure_evidence, refine
 from .figures import Studio
 from .findings import SAME_GROUP, Merged, is_finding_id, merge, to_finding
-from .labelled import LabelledBias, labelled_biases, labelled_candidates, refined
+from .labelled import LabelledBias, labelled_biases, labelled_candidates, refined, without_unsure
 from .neuron_sheets import CROP_SHARE
 from .registry import make_detector
 from .separation import Separations
@@ -267,11 +267,12 @@ def _accept(
     labels: list[LabelledBias],
     earlier: dict[str, EarlierBias],
 ) -> None:
+    by_name = {each.name: each for each in labels}
     counts = {name: each.record.labels for name, each in earlier.items()}
-    counts |= {each.name: each.counts() for each in labels}
+    counts |= {name: each.counts() for name, each in by_name.items()}
     config = context.config.reveal
     verdicts = latest(journal)
-    judged = set(verdicts) | {each.name for each in labels}
+    judged = set(verdicts) | set(by_name)
     for unknown in sorted(judged - set(suspicions)):
         context.reporter.say(f"    WARNING: annotations.json speaks of '{unknown}', which is not among the findings")
     biases = []
@@ -280,6 +281,8 @@ def _accept(
     found += _carried_over(context, findings, earlier, verdicts)
     for finding, verdict in sorted(found, key=lambda pair: pair[0].rank):
         candidate = suspicions[finding.id].candidate
+        if finding.id in by_name:
+            candidate = without_unsure(candidate, by_name[finding.id])
         quality = Sharpness(view, explainer, candidate)
         fitted = list(
             fit_candidates(
@@ -335,15 +338,13 @@ class Sharpness:
 
     def __init__(self, view: DataView, explainer: Explainer, candidate: Candidate):
         generator = np.random.default_rng(view.seed)
-        self.view, self.explainer = view, explainer
-        self.with_concept = self._images(generator.permutation(candidate.member_rows)[:LOCALIZED])
-        self.without = self._images(generator.permutation(candidate.rows[~candidate.members])[:LOCALIZED])
+        self.explainer, self.axes = explainer, ChannelAxes(view.model)
+        self.with_concept = view.images(generator.permutation(candidate.member_rows)[:LOCALIZED])
+        self.without = view.images(generator.permutation(candidate.rows[~candidate.members])[:LOCALIZED])
 
     def __call__(self, cav: Cav) -> float:
         """Return the localization quality of a CAV in [0, 1]."""
+        axis = self.axes.of(cav.layer, self.with_concept)
         return localization_quality(
-            *(concept_heatmaps(self.explainer, x, cav) for x in (self.with_concept, self.without))
+            *(concept_heatmaps(self.explainer, x, cav, axis=axis) for x in (self.with_concept, self.without))
         )
-
-    def _images(self, rows: np.ndarray) -> torch.Tensor:
-        return torch.stack([self.view.dataset[int(row)].x for row in rows]).to(self.view.device)
