@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from .baselines import BASELINES
     from .composites import COMPOSITES, Composite, make_composite
     from .explainer import Attribution, Explainer, attribute
-    from .flex import lrp_flex
+    from .flex import FlexMaps, flex_maps, lrp_flex
+    from .flex_streaming import streamed_loss
     from .health_check import health
     from .rules import RULES
 
@@ -23,10 +24,13 @@ _PLACES = {
     "Attribution": "explainer",
     "Composite": "composites",
     "Explainer": "explainer",
+    "FlexMaps": "flex",
     "attribute": "explainer",
+    "flex_maps": "flex",
     "health": "health_check",
     "lrp_flex": "flex",
     "make_composite": "composites",
+    "streamed_loss": "flex_streaming",
 }
 
 __all__ = [
@@ -36,10 +40,13 @@ __all__ = [
     "Attribution",
     "Composite",
     "Explainer",
+    "FlexMaps",
     "attribute",
+    "flex_maps",
     "health",
     "lrp_flex",
     "make_composite",
+    "streamed_loss",
 ]
 
 

@@ -9,88 +9,117 @@ themselves, uses the true derivative.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from .recording import record_outputs
-from .stabilize import stabilized_ratio
+from .flex_forward import FlexForward, flex_forward
 from .targets import StartRelevance, Target, logit_weights, start_at
-from .zb import record_first_block, zb_rule
 
-INPUT_RULES = ("zb", "gradient_x_input")
-_ACTIVATIONS: dict[Callable, Callable[[torch.Tensor], torch.Tensor]] = {
-    torch.relu: torch.relu,
-    torch.relu_: torch.relu,
-    torch.Tensor.relu: torch.relu,
-    torch.Tensor.relu_: torch.relu,
-    F.relu: torch.relu,
-    F.relu6: F.relu6,
-    F.hardtanh: F.relu6,
-}
-_REFUSED = {
-    *(F.gelu, F.silu, F.mish, F.leaky_relu, F.elu, F.selu, F.celu, F.rrelu, F.softplus, F.hardswish, F.hardsigmoid),
-    *(torch.prelu, torch.sigmoid, torch.Tensor.sigmoid, torch.tanh, torch.Tensor.tanh),
-    *(F.softmax, torch.softmax, torch.Tensor.softmax, F.scaled_dot_product_attention),
-    *(F.layer_norm, F.group_norm, F.instance_norm),
-}
+Explained = Callable[[torch.Tensor], torch.Tensor]
+"""Takes logits `[N, classes]`, returns what is explained of every sample `[N]`, or, for several maps, `[N, K]`."""
 
 
-@dataclass
-class _Pass:
-    """Whether a backward pass computes relevance (True) or ordinary gradients (False)."""
+@dataclass(frozen=True)
+class FlexMaps:
+    """Several explanations of one batch.
 
-    relevance: bool = False
-    epsilon: float = 1e-2
+    Attributes:
+        logits: `[N, classes]`.
+        relevance: at the pixels `[N, K, C, H, W]`, signed.
+        relevances: at the output of each requested layer `[N, K, ...]`.
+        activations: output of each requested layer.
+    """
 
-
-class _FlexActivation(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, z: torch.Tensor, activation: Callable, state: _Pass) -> torch.Tensor:
-        ctx.state, ctx.activation = state, activation
-        ctx.save_for_backward(z)
-        return activation(z)
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (z,) = ctx.saved_tensors
-        if ctx.state.relevance:
-            # `z` is part of the outer graph: with create_graph the factor is differentiated too, by true derivatives.
-            return gradient * activation_ratio(z, ctx.activation, ctx.state.epsilon), None, None
-        upper = (z < 6) if ctx.activation is F.relu6 else True
-        return gradient * ((z > 0) & upper).to(z), None, None
+    logits: torch.Tensor
+    relevance: torch.Tensor
+    relevances: dict[str, torch.Tensor] = field(default_factory=dict)
+    activations: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def activation_ratio(z: torch.Tensor, activation: Callable, epsilon: float) -> torch.Tensor:
-    """Return a / (z + epsilon sign z), 0 where z is 0; for ReLU this is z / (z + epsilon) on active units."""
-    return stabilized_ratio(activation(z), z, epsilon)
+def flex_maps(
+    model: nn.Module,
+    x: torch.Tensor,
+    explained: Explained | Sequence[Explained],
+    *,
+    layers: Sequence[str] = (),
+    create_graph: bool = False,
+    epsilon: float = 1e-2,
+    input_rule: str = "zb",
+    pixel_range: tuple[float, float] = (0.0, 1.0),
+) -> FlexMaps:
+    """Explain a batch several times after one forward pass.
+
+    Every map is a backward pass of its own; a graph kept for all of them takes the memory of all. For a loss that
+    treats maps one by one, `flex_streaming.streamed_loss` takes the memory of one.
+
+    Args:
+        model: a network of ReLU or ReLU6 activations. BatchNorm in training mode, or without running statistics, takes
+            those of the batch: relevance sees them as constants, so it stays with its sample, while gradients of a loss
+            on it know where they come from. Running statistics are updated once, as by any forward pass.
+        x: pixels `[N, C, H, W]` within `pixel_range`, float32 or float64; autocast is switched off for the model.
+        explained: functions of the logits `[N, classes]`, each to one value per sample `[N]`; or one that returns all
+            of them `[N, K]`.
+        layers: module names at whose output relevance is returned as well.
+        create_graph: keep the graph, for a loss on the relevance. Its gradients are the true ones of logits and
+            relevance in weights, scales and statistics of BatchNorm, and biases; but with "zb", the shift that the
+            first convolution's bias and BatchNorm add is a constant for the rule.
+        epsilon: stabiliser of the epsilon rule; 0 gives gradient times input.
+        input_rule: "zb" (relevance of the first activation goes to bounded pixels by the Zb rule; Montavon et al.
+            2017, eq. 14) or "gradient_x_input".
+        pixel_range: lowest and highest pixel value, before the model's own normalisation.
+
+    Raises:
+        ValueError: an unknown input rule, an activation or normalisation without rule, half precision, SyncBatchNorm
+            in training mode, no first convolution for "zb", a layer that does not run exactly once, a ReLU that writes
+            over a tensor that is used again, or explained values of another shape.
+    """
+    forward = flex_forward(model, x, layers, epsilon=epsilon, input_rule=input_rule, pixel_range=pixel_range)
+    starts = [(forward.logits, seed) for seed in seeds_of(explained, forward.logits)]
+    return _maps(forward, starts, layers, create_graph)
 
 
-class _FlexMode(TorchFunctionMode):
-    """Routes activations through `_FlexActivation` during a forward pass."""
+def seeds_of(
+    explained: Explained | Sequence[Explained], logits: torch.Tensor, *, create_graph: bool = True
+) -> list[torch.Tensor]:
+    """Return the gradient of every explained value at the logits `[N, classes]`, one for each map.
 
-    def __init__(self, state: _Pass):
-        super().__init__()
-        self.state = state
+    Raises:
+        ValueError: the values are neither `[N]` nor, of one function, `[N, K]`.
+    """
+    with torch.enable_grad():
+        values = [explained(logits)] if callable(explained) else [function(logits) for function in explained]
+        columns = list(values[0].unbind(1)) if callable(explained) and values[0].ndim == 2 else values
+        for column in columns:
+            if column.shape != logits.shape[:1]:
+                raise ValueError(
+                    f"an explained value has shape {tuple(column.shape)}; expected one per sample [{len(logits)}]."
+                )
+        return [
+            torch.autograd.grad(column.sum(), logits, create_graph=create_graph, retain_graph=True)[0]
+            for column in columns
+        ]
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func in _REFUSED or (func is F.hardtanh and not _is_relu6(kwargs)):
-            raise ValueError(
-                f"LRP-Flex has no rule for {func.__name__}: it is derived for ReLU and ReLU6 networks. "
-                "Use another correction for this architecture."
-            )
-        if func in _ACTIVATIONS:
-            return _FlexActivation.apply(args[0] if args else kwargs["input"], _ACTIVATIONS[func], self.state)
-        return func(*args, **kwargs)
 
+def _maps(
+    forward: FlexForward, starts: Sequence[tuple[torch.Tensor, torch.Tensor]], layers: Sequence[str], create_graph: bool
+) -> FlexMaps:
+    """Return one map for each pair of a tensor and the gradient there that it starts with."""
 
-def _is_relu6(bounds: dict) -> bool:
-    """`nn.ReLU6` calls `hardtanh` with these bounds."""
-    return (bounds.get("min_val"), bounds.get("max_val")) == (0, 6)
+    def kept(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if create_graph else tensor.detach()
+
+    found = [
+        forward.relevance(start, seed, layers, create_graph=create_graph, keep=number < len(starts))
+        for number, (start, seed) in enumerate(starts, 1)
+    ]
+    return FlexMaps(
+        kept(forward.logits),
+        torch.stack([kept(relevance) for relevance, _ in found], 1),
+        {name: torch.stack([kept(at_layers[name]) for _, at_layers in found], 1) for name in layers},
+        {name: kept(forward.outputs[name]) for name in layers},
+    )
 
 
 def lrp_flex(
@@ -106,75 +135,27 @@ def lrp_flex(
     input_rule: str = "zb",
     pixel_range: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return (relevance `[N, ...x.shape]`, logits `[N, K]`, relevances and activations by layer).
+    """Return (relevance `[N, ...x.shape]`, logits `[N, K]`, relevances and activations by layer) of one map.
 
     Args:
-        model: a network of ReLU or ReLU6 activations with BatchNorm in evaluation mode.
-        x: pixels `[N, C, H, W]` within `pixel_range`.
+        model, x, layers, create_graph, epsilon, input_rule, pixel_range: see `flex_maps`.
         target: class id, ids `[N]`, weights `[N, K]`, None for the predicted class, or a function from logits to one
             value per sample (ISNet's Selective explains a margin).
-        layers: module names at whose output relevance is returned as well.
         start_layer, start_relevance: start inside the network instead of at the logits.
-        create_graph: keep the graph, for a loss on the relevance.
-        epsilon: stabiliser of the epsilon rule; 0 gives gradient times input.
-        input_rule: "zb" (relevance of the first activation goes to bounded pixels by the Zb rule; Montavon et al.
-            2017, eq. 14) or "gradient_x_input".
-        pixel_range: lowest and highest pixel value, before the model's own normalisation.
 
     Raises:
-        ValueError: an unknown input rule, an activation or normalisation without rule, BatchNorm in training mode or
-            without running statistics, no first convolution for "zb", or a layer that does not run exactly once.
+        ValueError: see `flex_maps`; or a target or start that does not fit.
     """
-    if input_rule not in INPUT_RULES:
-        raise ValueError(f"input_rule '{input_rule}' is unknown; allowed are {', '.join(INPUT_RULES)}.")
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and _mixes_samples(m) for m in model.modules()):
-        raise ValueError(
-            "LRP-Flex needs BatchNorm in evaluation mode, with running statistics: "
-            "those of the batch would mix its samples. Call model.eval()."
-        )
-    state = _Pass(epsilon=epsilon)
     recorded = [*layers, *([start_layer] if start_layer and start_layer not in layers else [])]
-    x = x if x.requires_grad else x.detach().requires_grad_(True)
-    with (
-        torch.enable_grad(),
-        record_first_block(model, x, enabled=input_rule == "zb") as first,
-        record_outputs(model, recorded) as outputs,
-        _FlexMode(state),
-    ):
-        logits = model(x)
-    start, seed = _starting_point(logits, target, outputs, start_layer, start_relevance)
-    bottom = first.output if first else x
-    wanted = [bottom, *(outputs[name] for name in layers)]
-    state.relevance = True
-    try:
-        with torch.enable_grad():
-            gradients = torch.autograd.grad(start, wanted, seed, create_graph=create_graph, allow_unused=True)
-    finally:
-        state.relevance = False
-    relevances = [
-        torch.zeros_like(tensor) if gradient is None else gradient * tensor
-        for tensor, gradient in zip(wanted, gradients, strict=True)
-    ]
-    relevance = zb_rule(first, relevances[0], model, pixel_range, epsilon) if first else relevances[0]
-    by_layer = dict(zip(layers, relevances[1:], strict=True))
-    activations = {name: outputs[name] for name in layers}
-    if not create_graph:
-        relevance, logits = relevance.detach(), logits.detach()
-        by_layer = {name: value.detach() for name, value in by_layer.items()}
-        activations = {name: value.detach() for name, value in activations.items()}
-    return relevance, logits, by_layer, activations
-
-
-def _mixes_samples(norm: nn.Module) -> bool:
-    return norm.training or norm.running_mean is None
-
-
-def _starting_point(logits, target, outputs, start_layer, start_relevance) -> tuple[torch.Tensor, torch.Tensor | None]:
+    forward = flex_forward(model, x, recorded, epsilon=epsilon, input_rule=input_rule, pixel_range=pixel_range)
     if start_layer is not None:
-        start = outputs[start_layer]
+        start = forward.outputs[start_layer]
         relevance = start_at(start, start_relevance)
         # gradient times activation is the convention below the start, so the seed is relevance over activation
-        return start, relevance / torch.where(start.detach() == 0, torch.ones_like(start), start.detach())
-    if callable(target):
-        return target(logits).sum(), None
-    return (logits * logit_weights(logits, target)).sum(), None
+        seed = relevance / torch.where(start.detach() == 0, torch.ones_like(start), start.detach())
+    else:
+        start = forward.logits
+        seed = seeds_of([target], start)[0] if callable(target) else logit_weights(start, target)
+    maps = _maps(forward, [(start, seed)], layers, create_graph)
+    relevances = {name: relevance[:, 0] for name, relevance in maps.relevances.items()}
+    return maps.relevance[:, 0], maps.logits, relevances, maps.activations

@@ -56,36 +56,17 @@ class Step:
     back: Back
 
 
-@dataclass(eq=False)
-class Tape(TorchFunctionMode):
-    """Records a forward pass while active as a context.
-
-    Args:
-        composite: which rule for what.
-        weights: weights of the model as rules use them, BatchNorm folded in.
-        keeps_biases: whether biases and other constants take their share of relevance.
-        pixel_range: lowest and highest input of the first layer, for rules that need them.
+class Recorder(TorchFunctionMode):
+    """Records a forward pass while active as a context; `follow` says what is remembered of a function.
 
     Attributes:
-        without_rule: functions that were met without a rule of their own.
-        plan: which BatchNorm follows which layer, as seen.
-        folded: output of a layer -> its weights, where they hold the BatchNorm that is still to come.
-        padded: result of padding with zeros -> where it holds values `[1, 1, ...positions]`.
+        steps: operations in the order in which they ran.
     """
 
-    composite: Composite
-    weights: Weights
-    keeps_biases: bool = True
-    pixel_range: tuple[torch.Tensor, torch.Tensor] = (torch.tensor(0.0), torch.tensor(1.0))
-    steps: list[Step] = field(default_factory=list)
-    without_rule: set[str] = field(default_factory=set)
-    plan: Plan = field(default_factory=NoPlan)
-
-    def __post_init__(self):
+    def __init__(self):
         super().__init__()
+        self.steps: list[Step] = []
         self._nodes = WeakIdKeyDictionary()
-        self.folded = WeakIdKeyDictionary()
-        self.padded = WeakIdKeyDictionary()
         self._paused = False
 
     # what handlers use
@@ -132,16 +113,8 @@ class Tape(TorchFunctionMode):
             back: takes the relevance of every output (None: none arrived), returns that of every input.
             deeper: the operation is a linear map.
             nonnegative, gate, attention: what is known of the results.
-
-        Raises:
-            ValueError: an input holds a BatchNorm that should have come first.
         """
         outputs = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
-        if self.folded and any(tensor in self.folded for tensor in inputs):
-            raise ValueError(
-                "a layer is not followed by the BatchNorm that followed it in the example: the way through the network "
-                "depends on the data. Make the explainer from a batch that goes the same way."
-            )
         nodes = tuple(self._nodes[tensor] for tensor in inputs)
         for node in nodes:
             node.uses += 1
@@ -155,25 +128,16 @@ class Tape(TorchFunctionMode):
         if wanted:
             self.steps.append(Step(made, nodes, back))
 
-    def before_norm(self, output: torch.Tensor) -> torch.Tensor:
-        """Return a layer's output as the model itself computes it: without the BatchNorm that is folded in here."""
-        ahead: Ahead | None = self.folded.get(output)
-        return output if ahead is None else ahead.before_norm(output)
-
     # recording
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def follow(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         """Run a function of PyTorch and remember how relevance goes back through it."""
+        raise NotImplementedError
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Run a function of PyTorch, followed unless paused."""
         kwargs = kwargs or {}
-        if self._paused:
-            return function(*args, **kwargs)
-        handler = HANDLERS.get(function)
-        if handler is not None:
-            return handler(self, function, args, kwargs)
-        inputs = self.explained([*args, *kwargs.values()])
-        if not inputs:
-            return function(*args, **kwargs)
-        return linearized(self, function, args, kwargs)
+        return function(*args, **kwargs) if self._paused else self.follow(function, args, kwargs)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -184,22 +148,18 @@ class Tape(TorchFunctionMode):
         finally:
             self._paused = False
 
-    def miss(self, function: Callable) -> None:
-        """Remember a function without a rule, for the health check."""
-        self.without_rule.add(resolve_name(function) or getattr(function, "__name__", str(function)))
-
     # relevance
 
     def propagate(
         self,
-        start: Mapping[Node, torch.Tensor],
-        wanted: Mapping[Node, Callable[[torch.Tensor], Any]],
-        filters: Mapping[Node, Callable[[torch.Tensor], torch.Tensor]] | None = None,
+        start: Mapping[Node, Any],
+        wanted: Mapping[Node, Callable[[Any], Any]],
+        filters: Mapping[Node, Callable[[Any], Any]] | None = None,
     ) -> dict[Node, Any]:
         """Send relevance back from the start to the wanted nodes, no further than needed. Empties the tape.
 
         Args:
-            start: relevance to begin with.
+            start: relevance to begin with: tensors, or whatever else the ways back take and give, and can be added.
             wanted: nodes, and what is kept of their relevance; applied as soon as it is complete.
             filters: nodes, and what goes on of their relevance.
 
@@ -235,3 +195,71 @@ class Tape(TorchFunctionMode):
         for node, each in relevance.items():
             complete(node, each)
         return kept
+
+
+@dataclass(eq=False)
+class Tape(Recorder):
+    """Records a forward pass for rules that a composite names.
+
+    Args:
+        composite: which rule for what.
+        weights: weights of the model as rules use them, BatchNorm folded in.
+        keeps_biases: whether biases and other constants take their share of relevance.
+        pixel_range: lowest and highest input of the first layer, for rules that need them.
+
+    Attributes:
+        without_rule: functions that were met without a rule of their own.
+        plan: which BatchNorm follows which layer, as seen.
+        folded: output of a layer -> its weights, where they hold the BatchNorm that is still to come.
+        padded: result of padding with zeros -> where it holds values `[1, 1, ...positions]`.
+    """
+
+    composite: Composite
+    weights: Weights
+    keeps_biases: bool = True
+    pixel_range: tuple[torch.Tensor, torch.Tensor] = (torch.tensor(0.0), torch.tensor(1.0))
+    without_rule: set[str] = field(default_factory=set)
+    plan: Plan = field(default_factory=NoPlan)
+
+    def __post_init__(self):
+        super().__init__()
+        self.folded = WeakIdKeyDictionary()
+        self.padded = WeakIdKeyDictionary()
+
+    def record(
+        self,
+        outputs: torch.Tensor | Sequence[torch.Tensor],
+        inputs: Sequence[torch.Tensor],
+        back: Back,
+        **known: bool,
+    ) -> None:
+        """Add an operation, see `Recorder.record`.
+
+        Raises:
+            ValueError: an input holds a BatchNorm that should have come first.
+        """
+        if self.folded and any(tensor in self.folded for tensor in inputs):
+            raise ValueError(
+                "a layer is not followed by the BatchNorm that followed it in the example: the way through the network "
+                "depends on the data. Make the explainer from a batch that goes the same way."
+            )
+        super().record(outputs, inputs, back, **known)
+
+    def before_norm(self, output: torch.Tensor) -> torch.Tensor:
+        """Return a layer's output as the model itself computes it: without the BatchNorm that is folded in here."""
+        ahead: Ahead | None = self.folded.get(output)
+        return output if ahead is None else ahead.before_norm(output)
+
+    def follow(self, function: Callable, args: tuple, kwargs: dict) -> Any:
+        """Run a function of PyTorch and remember how relevance goes back through it, linearized without a rule."""
+        handler = HANDLERS.get(function)
+        if handler is not None:
+            return handler(self, function, args, kwargs)
+        inputs = self.explained([*args, *kwargs.values()])
+        if not inputs:
+            return function(*args, **kwargs)
+        return linearized(self, function, args, kwargs)
+
+    def miss(self, function: Callable) -> None:
+        """Remember a function without a rule, for the health check."""
+        self.without_rule.add(resolve_name(function) or getattr(function, "__name__", str(function)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from pipeline.models.trace import ACTIVATIONS
 
 from .composites import normalization
 from .composites import pixel_range as network_range
+from .flex_routes import Affine, Source, transposed_convolution
 from .stabilize import stabilized_ratio
 
 
@@ -23,13 +24,16 @@ class FirstBlock:
 
     Attributes:
         end: output of what was found so far; the next part is the module that takes this very tensor.
+        normalized: what the model's own normalisation returned.
     """
 
     convolution: nn.Conv2d | None = None
     norm: nn.BatchNorm2d | None = None
     input: torch.Tensor | None = None
+    convolved: torch.Tensor | None = None
     end: torch.Tensor | None = None
     output: torch.Tensor | None = None
+    normalized: torch.Tensor | None = None
 
 
 @contextmanager
@@ -43,13 +47,16 @@ def record_first_block(model: nn.Module, x: torch.Tensor, *, enabled: bool) -> I
         yield None
         return
     block = FirstBlock()
+    normalize = normalization(model)
 
     def watch(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         if block.output is not None:
             return
-        if block.convolution is None and isinstance(module, nn.Conv2d):
+        if module is normalize and inputs[0] is x:
+            block.normalized = output
+        elif block.convolution is None and isinstance(module, nn.Conv2d):
             _require_plain(module)
-            block.convolution, block.input, block.end = module, inputs[0], output
+            block.convolution, block.input, block.convolved, block.end = module, inputs[0], output, output
         elif inputs[0] is not block.end:
             return
         elif isinstance(module, nn.BatchNorm2d) and block.norm is None:
@@ -58,9 +65,12 @@ def record_first_block(model: nn.Module, x: torch.Tensor, *, enabled: bool) -> I
                 block.output = output
         elif isinstance(module, ACTIVATIONS):
             block.output = output
+        if block.output is not None and not block.output.requires_grad:
+            block.output.requires_grad_()  # nothing below is trained: relevance starts its way here
 
     kinds = (nn.Conv2d, nn.BatchNorm2d, *ACTIVATIONS)
-    handles = [module.register_forward_hook(watch) for module in model.modules() if isinstance(module, kinds)]
+    watched = [module for module in model.modules() if isinstance(module, kinds) or module is normalize]
+    handles = [module.register_forward_hook(watch) for module in watched]
     try:
         yield block
     finally:
@@ -71,7 +81,8 @@ def record_first_block(model: nn.Module, x: torch.Tensor, *, enabled: bool) -> I
             "input_rule 'zb' needs a network that starts with the modules convolution, (BatchNorm,) ReLU; "
             "use 'gradient_x_input'."
         )
-    normalize = normalization(model)
+    if block.input is (x if normalize is None else block.normalized):
+        return
     pixels = x if normalize is None else normalize(x)
     if block.input.shape != pixels.shape or not torch.equal(block.input, pixels):
         raise ValueError(
@@ -80,37 +91,89 @@ def record_first_block(model: nn.Module, x: torch.Tensor, *, enabled: bool) -> I
         )
 
 
-def zb_rule(
-    block: FirstBlock, relevance: torch.Tensor, model: nn.Module, pixels: tuple[float, float], epsilon: float
-) -> torch.Tensor:
-    """Return relevance at the pixels `[N, C, H, W]`; non-negative where `relevance` is.
+@dataclass(frozen=True)
+class ZbRule:
+    """The first block made ready for any number of maps.
 
-    z = x*W + b+ - l*W+ - h*W-, R = x c(W) - l c(W+) - h c(W-) with c the transposed convolution of R1 / z; BatchNorm
-    is folded into W with its running statistics, its shift and biases carry no gradient.
+    With x in [l, h], weights W and shift b (BatchNorm folded in), z = x*W + b+ - l*W+ - h*W- is never negative.
+    Relevance R1 of the activation is shared as R = (x - l) c(W+) + (x - h) c(W-), c the transposed convolution of
+    R1 / z; where R1 is not negative, neither is R.
+
+    Attributes:
+        share: activation / z, so that its gradient times this is R1 / z.
+        weight: W+ and W-, one after the other in each group of input channels.
     """
-    conv = block.convolution
-    weight, bias = _folded(block)
-    low, high = (bound.to(block.input).expand_as(block.input) for bound in network_range(model, *pixels))
+
+    above_low: torch.Tensor
+    below_high: torch.Tensor
+    share: torch.Tensor
+    weight: torch.Tensor
+    convolution: nn.Conv2d
+
+    def relevance(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Return relevance at the pixels `[N, C, H, W]`, given the gradient at the first activation."""
+        conv, size = self.convolution, self.above_low.shape[2:]
+        both = transposed_convolution(
+            gradient * self.share, self.weight,
+            size=size, stride=conv.stride, padding=conv.padding, dilation=conv.dilation, groups=conv.groups,
+        )  # fmt: skip
+        positive, negative = both.unflatten(1, (conv.groups, 2, -1)).unbind(2)
+        return self.above_low * positive.flatten(1, 2) + self.below_high * negative.flatten(1, 2)
+
+
+def zb_rule(
+    block: FirstBlock,
+    norms: Mapping[torch.Tensor, Affine],
+    model: nn.Module,
+    pixels: tuple[float, float],
+    epsilon: float,
+    source: Source,
+) -> ZbRule:
+    """Return the Zb rule of what `record_first_block` found.
+
+    Weights, the scale of BatchNorm and, in training mode, the statistics of the batch in it are differentiated; the
+    shift that biases and means add up to carries no gradient.
+
+    Args:
+        norms: what BatchNorm got -> what it did.
+        pixels: lowest and highest pixel before the model's own normalisation.
+        source: see `flex_routes.Source`.
+    """
+    conv, x = block.convolution, block.input
+    low, high = (bound.to(x).expand(1, x.shape[1], 1, 1) for bound in network_range(model, *pixels))
+    norm = norms[block.convolved] if block.norm is not None else None
+    weight = conv.weight if norm is None else conv.weight * norm.scale.view(-1, 1, 1, 1)
     positive, negative = weight.clamp(min=0), weight.clamp(max=0)
+    offset = _shift(conv, norm).clamp(min=0).view(1, -1, 1, 1) - _at_bounds(conv, positive, negative, low, high, x)
+    z = block.convolved
+    if conv.bias is not None:
+        z = z - conv.bias.view(1, -1, 1, 1)
+    z = z + offset if norm is None else torch.addcmul(offset, z, norm.scale.view(1, -1, 1, 1))
+    return ZbRule(
+        x - low, x - high,
+        source(stabilized_ratio(block.output, z, epsilon)),
+        source(torch.cat([positive, negative], 1)),
+        conv,
+    )  # fmt: skip
 
-    def forward(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
-        return conv._conv_forward(x, w, b)
 
-    z = forward(block.input, weight, bias) - forward(low, positive, None) - forward(high, negative, bias.clamp(max=0))
-    scaled = stabilized_ratio(relevance, z, epsilon)
+def _at_bounds(conv: nn.Conv2d, positive, negative, low, high, x: torch.Tensor) -> torch.Tensor:
+    """Return l*W+ + h*W- `[1, C, H, W]`: bounds are the same everywhere, so one channel of ones stands for them."""
+    low, high = (
+        bound.view(conv.groups, -1).repeat_interleave(conv.out_channels // conv.groups, 0)[:, :, None, None]
+        for bound in (low, high)
+    )
+    weight = (low * positive + high * negative).sum(1, keepdim=True)
+    return F.conv2d(x.new_ones(1, 1, *x.shape[2:]), weight, None, conv.stride, conv.padding, conv.dilation)
 
-    def transposed(w: torch.Tensor) -> torch.Tensor:
-        size = block.input.shape[2:]
-        remainder = [
-            size[axis] - ((scaled.shape[2 + axis] - 1) * conv.stride[axis] - 2 * conv.padding[axis]
-                          + conv.dilation[axis] * (conv.kernel_size[axis] - 1) + 1)
-            for axis in (0, 1)
-        ]  # fmt: skip
-        return F.conv_transpose2d(
-            scaled, w, None, conv.stride, conv.padding, tuple(remainder), conv.groups, conv.dilation
-        )
 
-    return block.input * transposed(weight) - low * transposed(positive) - high * transposed(negative)
+def _shift(conv: nn.Conv2d, norm: Affine | None) -> torch.Tensor:
+    """Return what convolution and BatchNorm together add to x*W `[C]`, without gradient."""
+    bias = conv.bias.detach() if conv.bias is not None else conv.weight.new_zeros(conv.out_channels)
+    if norm is None:
+        return bias
+    shifted = (bias - norm.mean) * norm.scale.detach()
+    return shifted if norm.shift is None else shifted + norm.shift
 
 
 def _require_plain(convolution: nn.Conv2d) -> None:
@@ -122,15 +185,3 @@ def _require_plain(convolution: nn.Conv2d) -> None:
         raise ValueError(
             f"input_rule 'zb' has no rule for the first layer {type(convolution).__name__}; use 'gradient_x_input'."
         )
-
-
-def _folded(block: FirstBlock) -> tuple[torch.Tensor, torch.Tensor]:
-    conv, norm = block.convolution, block.norm
-    bias = conv.bias.detach() if conv.bias is not None else conv.weight.new_zeros(conv.out_channels)
-    if norm is None:
-        return conv.weight, bias
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    scale = scale if norm.weight is None else norm.weight * scale
-    shifted = (bias - norm.running_mean) * scale.detach()
-    shifted = shifted if norm.bias is None else shifted + norm.bias.detach()
-    return conv.weight * scale.view(-1, 1, 1, 1), shifted

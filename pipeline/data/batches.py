@@ -55,6 +55,7 @@ class Batches:
         batch_size: rows in a batch; the last one may be smaller.
         shuffle_seed: None keeps the order; a number gives one order per (seed, epoch).
         workers: processes that read samples; 0 reads in this process.
+        part: (number, of): of every batch only each of-th row, from that number on; where nothing is left, the first.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class Batches:
         *,
         shuffle_seed: int | None = None,
         workers: int = 0,
+        part: tuple[int, int] = (0, 1),
     ):
         self.dataset = dataset
+        self.part = part
         self.indices = np.asarray(indices)
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
@@ -80,7 +83,16 @@ class Batches:
         order = self.indices
         if self.shuffle_seed is not None:
             order = np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(order)
-        return stream(self.dataset, split_rows(order, self.batch_size), workers=self.workers)
+        number, of = self.part
+        whole = split_rows(order, self.batch_size)
+        parts = [rows[number::of] if len(rows) > number else rows[:1] for rows in whole]
+        return stream(self.dataset, parts, workers=self.workers)
+
+    def count(self, step: int) -> tuple[int, int]:
+        """Return how many rows of a batch belong to this part, and how many the batch has."""
+        number, of = self.part
+        size = min(self.batch_size, len(self.indices) - step * self.batch_size)
+        return len(range(number, size, of)), size
 
 
 def split_rows(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pipeline.config.mitigate import FineTuneMethod
 from pipeline.models.build import AuditModel
 
-from .interface import Correction, Problem, cross_entropy, fine_tune
+from .fine_tuning import classification_loss, fine_tune
+from .interface import Correction, Problem
 
 
 class FineTune:
@@ -17,7 +18,7 @@ class FineTune:
     def fit(self, model: AuditModel, problem: Problem) -> Correction:
         """Return a fine-tuned copy of the model."""
 
-        def losses(network, x, y, mask):
-            return {"total": cross_entropy(problem, network(x), y)}
+        def losses(network, batch):
+            return {"total": classification_loss(problem, network(batch.x), batch.y)}
 
         return fine_tune(model, problem, self.config, losses)

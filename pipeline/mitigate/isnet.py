@@ -1,222 +1,194 @@
-"""ISNet: relevance of the background is minimised while the classifier trains (Bassi et al. 2024, LRP-Flex form)."""
+"""ISNet: relevance of the background is minimised while the classifier trains (Bassi et al. 2024, and Faster ISNet)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from torch import nn
 
-from pipeline.attribution.flex import lrp_flex
 from pipeline.config.mitigate import IsnetMethod
 from pipeline.data.batches import Batches
 from pipeline.data.memory import split_indices
 from pipeline.models.build import AuditModel
+from pipeline.models.loop import Epoch
+from pipeline.models.modes import evaluation_mode
 
-from .interface import Correction, Problem, cross_entropy, fine_tune
+from .cuts import Cuts, CutTuner
+from .fine_tuning import MaskedBatch, classification_loss, fine_tune
+from .heatmap_loss import deep_supervision, heatmap_loss
+from .interface import Correction, Problem
+from .isnet_maps import INPUT, can_be_streamed, relevance_maps, streamed_mean
+from .supervised_layers import supervised_layers
 
-TINY = 1e-10
+__all__ = ["IsNet", "heatmap_loss", "isnet_losses", "losses_fight"]
+
 MEASURED = 128
-
-
-def heatmap_loss(
-    relevance: torch.Tensor,
-    mask: torch.Tensor,
-    *,
-    cut: float = 1.0,
-    cut2: float = 25.0,
-    decay: float = 0.9,
-    E: float = 1.0,
-    background_weight: float = 1.0,
-    foreground_weight: float = 1.0,
-    foreground: str = "hybrid",
-    norm: str = "absRoIMean",
-    reduction: str = "mean",
-) -> torch.Tensor:
-    """Return background_weight * background term + foreground_weight * foreground term.
-
-    Background: |R| divided by its mean over the foreground, outside the foreground, pooled per channel with geometric
-    weights decay^rank over all positions, then ln(1 + g / E). Foreground: the sum of |R| inside it should lie between
-    `cut` and `cut2`. A sample without any background contributes nothing to the background term.
-
-    Args:
-        relevance: signed, `[B, K, C, H, W]`.
-        mask: `[B, 1, H, W]`, binary, 1 = foreground; resized conservatively where its size differs.
-        decay: 0 is the largest value, 1 the mean.
-        foreground: side above `cut2`: "l2", "l1", or "hybrid", which is quadratic up to cut + cut2 and linear beyond.
-        norm: "absRoIMean", "RoIMean" (normalised before the absolute value) or "none".
-        reduction: over samples: "mean", "sum" or "none".
-
-    Raises:
-        ValueError: a mask that is not binary, or an unknown option.
-    """
-    if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError("the mask of the heatmap loss must hold 0 and 1 only")
-    relevance = relevance.to(torch.promote_types(relevance.dtype, torch.float32))
-    mask = fit_mask(mask.to(relevance), relevance.shape[-2:])[:, None].expand_as(relevance)
-    size = relevance.abs()
-    background = _background_term(relevance, size, mask, decay, E, norm)
-    inside = _foreground_term((size * mask).sum((2, 3, 4)), cut, cut2, foreground)
-    loss = background_weight * background + foreground_weight * inside
-    if reduction == "none":
-        return loss
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"unknown reduction '{reduction}'; allowed: mean, sum, none")
-    return loss.mean() if reduction == "mean" else loss.sum()
-
-
-def fit_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Return the mask `[B, 1, H, W]` at another size; a cell that touches any foreground is foreground."""
-    if mask.shape[-2:] == tuple(size):
-        return mask
-    return (F.adaptive_avg_pool2d(mask, size) != 0).to(mask)
-
-
-def ranked_pooling(values: torch.Tensor, decay: float) -> torch.Tensor:
-    """Return the mean over the last axis, weighted by decay^rank, the largest value first."""
-    if decay == 1:
-        return values.mean(-1)
-    count = values.shape[-1]
-    # beyond this rank the weights are below float32 resolution
-    kept = 1 if decay == 0 else min(count, int(-17 / math.log(decay)) + 1)
-    weights = decay ** torch.arange(kept, dtype=values.dtype, device=values.device)
-    total = 1.0 if decay == 0 else (1 - decay**count) / (1 - decay)
-    return (values.topk(kept, dim=-1).values * weights).sum(-1) / total
-
-
-def _background_term(relevance, size, mask, decay: float, E: float, norm: str) -> torch.Tensor:
-    axes = (2, 3, 4)
-    count = mask.sum(axes, keepdim=True) + TINY
-    if norm == "absRoIMean":
-        normalized = size / ((size * mask).sum(axes, keepdim=True) / count + TINY)
-    elif norm == "RoIMean":
-        normalized = (relevance / ((relevance * mask).sum(axes, keepdim=True) / count + TINY)).abs()
-    elif norm == "none":
-        normalized = size * math.prod(size.shape[2:])
-    else:
-        raise ValueError(f"unknown norm '{norm}'; allowed: absRoIMean, RoIMean, none")
-    pooled = ranked_pooling((normalized * (1 - mask)).flatten(3), decay)
-    share = (pooled / (pooled + E)).clamp(max=1 - 1e-7)
-    return -torch.log1p(-share).mean((1, 2))
-
-
-def _foreground_term(total: torch.Tensor, cut: float, cut2: float, kind: str) -> torch.Tensor:
-    ratio, upper = total / cut, cut2 / cut
-    below = (ratio.clamp(max=1) - 1).pow(2)
-    quadratic = (ratio.clamp(min=upper) - upper).pow(2)
-    if kind == "l2":
-        above = quadratic
-    elif kind == "l1":
-        above = (total - cut2).clamp(min=0)
-    elif kind == "hybrid":
-        above = torch.where(total <= cut + cut2, quadratic, total - (cut + cut2) + 1)
-    else:
-        raise ValueError(f"unknown foreground '{kind}'; allowed: hybrid, l2, l1")
-    return (below + above).mean(1)
-
-
-def selective_margin(logits: torch.Tensor) -> torch.Tensor:
-    """Return, per sample, the lowest logit against the log-sum-exp of the others: one map that no class escapes."""
-    lowest = logits.argmin(1, keepdim=True)
-    others = logits.scatter(1, lowest, float("-inf"))
-    return logits.gather(1, lowest)[:, 0] - others.logsumexp(1)
-
-
-def stochastic_logit(logits: torch.Tensor) -> torch.Tensor:
-    """Return, per sample, the highest logit with probability 1/2, else one of the others at random."""
-    count, classes = logits.shape
-    highest = logits.argmax(1)
-    other = (highest + torch.randint(1, max(classes, 2), (count,), device=logits.device)) % classes
-    chosen = torch.where(torch.rand(count, device=logits.device) < 0.5, highest, other)
-    return logits.gather(1, chosen[:, None])[:, 0]
-
-
-VARIANTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "selective": selective_margin,
-    "stochastic": stochastic_logit,
-}
-
-
-def natural_cuts(totals: torch.Tensor) -> tuple[float, float]:
-    """Return (cut, cut2) around the relevance that a plain classifier carries.
-
-    cut = max(m / 5, m - 3 s), cut2 = min(25 cut, m + 3 s), with m and s the mean and deviation of the totals.
-
-    Args:
-        totals: sum of |R| of each heatmap `[N]`, N >= 2.
-    """
-    mean, deviation = float(totals.mean()), float(totals.std())
-    cut = max(mean / 5, mean - 3 * deviation, TINY)
-    return cut, min(25 * cut, mean + 3 * deviation)
+PLAIN_STATE = "plain_state.pt"
+RISE = 1.2
+"""Of the classification loss over its lowest value, above which it is called rising."""
 
 
 class IsNet:
-    """Fine-tuning with (1 - P) cross-entropy + P heatmap loss on samples that have a mask."""
+    """Training with (1 - P) classification loss + P heatmap loss on samples that have a mask."""
 
     def __init__(self, config: IsnetMethod):
         self.config = config
 
     def fit(self, model: AuditModel, problem: Problem) -> Correction:
-        """Return a corrected copy of the model: the plain architecture, with no cost at run time."""
-        config, share = self.config, self.config.heatmap_share
-        cut, cut2 = self._cuts(model, problem)
+        """Return a corrected model: the plain architecture, with no cost at run time."""
+        config = self.config
+        start = model if config.start == "checkpoint" else problem.fresh()
+        example = problem.dataset[0].x[None].to(problem.device)
+        layers = supervised_layers(start, example, config.supervised_layers) if config.deep_supervision else ()
+        cuts = self._cuts(start, problem, layers)
 
-        def losses(network, x, y, mask):
-            present = mask.flatten(1).any(1)
-            if not present.any():
-                classification = cross_entropy(problem, network(x), y)
-                return {
-                    "total": (1 - share) * classification,
-                    "classification": classification,
-                    "heatmap": x.new_zeros(()),
-                }
-            # samples without a mask have no heatmap loss, so relevance is computed for the others alone
-            relevance, explained, _, _ = lrp_flex(
-                network,
-                x[present],
-                VARIANTS[config.variant],
-                create_graph=True,
-                epsilon=config.epsilon,
-                input_rule=config.input_rule,
+        def losses(network: nn.Module, batch: MaskedBatch) -> dict[str, torch.Tensor]:
+            return isnet_losses(network, batch, problem, config, cuts, layers)
+
+        correction = fine_tune(
+            start,
+            problem,
+            config,
+            losses,
+            frozen_norms=config.frozen_norms,
+            background=config.background,
+            validated=losses if config.select == "total" else None,
+        )
+        if losses_fight(correction.history):
+            problem.reporter.say(
+                f"    WARNING: {problem.label or config.method_id}: the classification loss rose while the heatmap "
+                "loss fell. The classifier may need what the masks call background; look at some masks, lower "
+                "heatmap_share, or raise decay."
             )
-            logits = torch.cat([explained, network(x[~present])]) if not present.all() else explained
-            labels = torch.cat([y[present], y[~present]])
-            classification = cross_entropy(problem, logits, labels)
-            heatmap = heatmap_loss(
-                relevance[:, None],
-                1 - mask[present],
-                cut=cut,
-                cut2=cut2,
+        if problem.group.leads and (plain := self._plain_state(problem)) is not None:
+            plain.unlink(missing_ok=True)
+        return correction
+
+    def _cuts(self, start: AuditModel, problem: Problem, layers: Sequence[str]) -> dict[str, Cuts]:
+        """Return the configured cuts of the input; all others are measured on a classifier that knows no masks."""
+        config = self.config
+        given = {} if config.cut is None else {INPUT: Cuts(torch.tensor(config.cut), torch.tensor(config.cut2))}
+        if given and not layers:
+            return given
+        plain = start if config.start == "checkpoint" else self._plain_classifier(start, problem)
+        return measured_cuts(plain, problem, config, layers) | given
+
+    def _plain_classifier(self, start: AuditModel, problem: Problem) -> AuditModel:
+        """Return a classifier trained for a few epochs without heatmap loss; it is used for nothing but its cuts."""
+        config = self.config
+        changes = {"epochs": config.cut_epochs, "select": "last", "patience": None}
+        return fine_tune(
+            start,
+            dataclasses.replace(
+                problem, state_path=self._plain_state(problem), label=f"{problem.label or config.method_id}, cuts"
+            ),
+            config.model_copy(update=changes),
+            lambda network, batch: {"total": classification_loss(problem, network(batch.x), batch.y)},
+            frozen_norms=config.frozen_norms,
+        ).model
+
+    def _plain_state(self, problem: Problem) -> Path | None:
+        return None if problem.state_path is None else problem.state_path.with_name(PLAIN_STATE)
+
+
+def isnet_losses(
+    network: nn.Module,
+    batch: MaskedBatch,
+    problem: Problem,
+    config: IsnetMethod,
+    cuts: dict[str, Cuts],
+    layers: Sequence[str] = (),
+) -> dict[str, torch.Tensor]:
+    """Return the losses of a batch: "total" (1 - P) classification + P heatmap, and the two by name.
+
+    Args:
+        network: in training or evaluation mode.
+        batch: images, labels, background masks; a sample without mask has no heatmap loss.
+        cuts: of the input and of every layer.
+        layers: where relevance is supervised besides the input.
+    """
+    share, masked = config.share_at(batch.epoch), batch.masked
+    if not share or not masked.any():
+        classification = classification_loss(problem, network(batch.x), batch.y)
+        return _total(classification, batch.x.new_zeros(()), share)
+    explained, aside = batch, None
+    if not masked.all() and not _mixes_samples(network):
+        # relevance of samples without mask is of no use, and they can be classified by themselves
+        explained = MaskedBatch(batch.x[masked], batch.y[masked], batch.mask[masked], batch.epoch)
+        aside = network(batch.x[~masked])
+    foreground = 1 - explained.mask
+
+    def loss_of(relevances: dict[str, torch.Tensor], cuts: dict[str, Cuts]) -> torch.Tensor:
+        losses = [
+            heatmap_loss(
+                relevances[name],
+                foreground,
+                cut=cuts[name].cut,
+                cut2=cuts[name].cut2,
                 decay=config.decay,
+                E=config.E,
                 background_weight=config.background_weight,
                 foreground_weight=config.foreground_weight,
+                foreground=config.foreground,
+                present=explained.masked,
             )
-            return {
-                "total": (1 - share) * classification + share * heatmap,
-                "classification": classification,
-                "heatmap": heatmap,
-            }
+            for name in (INPUT, *layers)
+        ]
+        return deep_supervision(losses, config.supervision_decay) if layers else losses[0]
 
-        return fine_tune(model, problem, config, losses)
+    if can_be_streamed(config, layers):
+        # the loss is the mean over maps, so each may come and go by itself
+        heatmap, logits = streamed_mean(
+            network, explained, config, lambda number, relevances: loss_of(relevances, _of_map(cuts, number))
+        )
+    else:
+        maps = relevance_maps(network, explained, config, layers, create_graph=torch.is_grad_enabled())
+        heatmap, logits = loss_of(maps.relevances, cuts), maps.logits
+    labels = explained.y
+    if aside is not None:
+        logits, labels = torch.cat([logits, aside]), torch.cat([labels, batch.y[~masked]])
+    return _total(classification_loss(problem, logits, labels), heatmap, share)
 
-    def _cuts(self, model: AuditModel, problem: Problem) -> tuple[float, float]:
-        """Return the configured cuts; left out, they are measured on the model under audit."""
-        config = self.config
-        if config.cut is not None:
-            return config.cut, config.cut2
-        rows = split_indices(problem.dataset, "train")
-        rows = rows[np.linspace(0, len(rows) - 1, min(MEASURED, len(rows))).astype(int)]
-        torch.manual_seed(problem.seed)  # the stochastic variant draws; a resumed training needs the same cuts
-        totals = []
+
+def _total(classification: torch.Tensor, heatmap: torch.Tensor, share: float) -> dict[str, torch.Tensor]:
+    total = (1 - share) * classification + share * heatmap
+    return {"total": total, "classification": classification, "heatmap": heatmap}
+
+
+def _of_map(cuts: dict[str, Cuts], number: int) -> dict[str, Cuts]:
+    return {name: Cuts(each.cut[number], each.cut2[number]) if each.cut.ndim else each for name, each in cuts.items()}
+
+
+def _mixes_samples(network: nn.Module) -> bool:
+    """Tell whether a sample's logits depend on the rest of its batch."""
+    norms = (module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return any(norm.training or norm.running_mean is None for norm in norms)
+
+
+def measured_cuts(model: AuditModel, problem: Problem, config: IsnetMethod, layers: Sequence[str]) -> dict[str, Cuts]:
+    """Return cuts around the relevance that a classifier carries which was trained without heatmap loss."""
+    rows = split_indices(problem.dataset, "train")
+    rows = rows[np.linspace(0, len(rows) - 1, min(MEASURED, len(rows))).astype(int)]
+    torch.manual_seed(problem.seed)  # the stochastic variant draws; a resumed training needs the same cuts
+    tuner = CutTuner()
+    with evaluation_mode(model):
         for batch in Batches(problem.dataset, rows, config.batch_size):
-            relevance, _, _, _ = lrp_flex(
-                model,
-                batch.x.to(problem.device),
-                VARIANTS[config.variant],
-                epsilon=config.epsilon,
-                input_rule=config.input_rule,
-            )
-            totals.append(relevance.abs().flatten(1).sum(1).cpu())
-        return natural_cuts(torch.cat(totals))
+            x, y = batch.x.to(problem.device), batch.y.to(problem.device)
+            maps = relevance_maps(model, MaskedBatch(x, y, torch.zeros_like(x[:, :1])), config, layers)
+            for name, relevance in maps.relevances.items():
+                tuner.update(name, relevance)
+    return tuner.cuts()
+
+
+def losses_fight(history: Sequence[Epoch]) -> bool:
+    """Tell whether the classification loss ended well above its lowest value while the heatmap loss went on falling."""
+    if len(history) < 3:
+        return False
+    classification = [epoch.losses["classification"] for epoch in history]
+    heatmap = [epoch.losses["heatmap"] for epoch in history]
+    lowest = int(np.argmin(classification))
+    return classification[-1] > RISE * classification[lowest] and heatmap[-1] < heatmap[lowest]

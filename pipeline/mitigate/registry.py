@@ -21,7 +21,7 @@ class MitigationEntry:
     Attributes:
         method: the class; constructed with its configuration.
         trains: whether weights change.
-        needs: "nothing", "masks" or "cav" of at least one bias.
+        needs: "nothing", or of at least one bias "masks" (regions of interest may stand in for them) or "cav".
     """
 
     method: type

@@ -9,7 +9,8 @@ from pipeline.models.build import AuditModel
 from pipeline.models.trace import trace_layers
 
 from .explained import explained_quantity
-from .interface import Correction, Problem, cross_entropy, fine_tune
+from .fine_tuning import classification_loss, fine_tune
+from .interface import Correction, Problem
 
 
 def rr_clarc_loss(gradient: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
@@ -40,7 +41,8 @@ class RightReasonClarc:
 
         cavs = [known.correction_cav(self.config.layer) for known in problem.biases]
 
-        def losses(network, x, y, mask):
+        def losses(network, batch):
+            x, y = batch.x, batch.y
             kept: dict[str, torch.Tensor] = {}
 
             def keep(layer, output):
@@ -58,7 +60,7 @@ class RightReasonClarc:
             finally:
                 for handle in handles:
                     handle.remove()
-            classification = cross_entropy(problem, logits, y)
+            classification = classification_loss(problem, logits, y)
             explained = explained_quantity(logits, y, self.config.explained)
             gradients = dict(
                 zip(kept, torch.autograd.grad(explained, list(kept.values()), create_graph=True), strict=True)

@@ -8,7 +8,8 @@ from pipeline.config.mitigate import RrrMethod
 from pipeline.models.build import AuditModel
 
 from .explained import explained_quantity
-from .interface import Correction, Problem, cross_entropy, fine_tune
+from .fine_tuning import classification_loss, fine_tune
+from .interface import Correction, Problem
 
 
 def rrr_loss(gradient: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -37,10 +38,10 @@ class RightForTheRightReasons:
     def fit(self, model: AuditModel, problem: Problem) -> Correction:
         """Return a corrected copy of the model."""
 
-        def losses(network, x, y, mask):
-            present = mask.flatten(1).any(1)
+        def losses(network, batch):
+            x, y, mask, present = batch.x, batch.y, batch.mask, batch.masked
             if not present.any():
-                classification = cross_entropy(problem, network(x), y)
+                classification = classification_loss(problem, network(x), y)
                 return {"total": classification, "classification": classification, "penalty": x.new_zeros(())}
             # the gradient of samples without a mask is not looked at, so it is computed for the others alone
             masked = x[present].detach().requires_grad_(True)
@@ -50,7 +51,7 @@ class RightForTheRightReasons:
             )
             penalty = rrr_loss(gradient, mask[present])
             logits = explained if present.all() else torch.cat([explained, network(x[~present])])
-            classification = cross_entropy(problem, logits, torch.cat([y[present], y[~present]]))
+            classification = classification_loss(problem, logits, torch.cat([y[present], y[~present]]))
             return {
                 "total": classification + self.config.weight * penalty,
                 "classification": classification,

@@ -15,17 +15,20 @@ from pipeline.concepts.corrected import method_weights
 from pipeline.concepts.localization import dilate
 from pipeline.concepts.pasting import pasted_world
 from pipeline.config.mitigate import AnyMethod
+from pipeline.data.dataset import AuditDataset
 from pipeline.data.memory import split_indices
 from pipeline.data.open import open_world
 from pipeline.data.pasted import PastedView
 from pipeline.data.worlds import WorldView
-from pipeline.models.build import AuditModel
+from pipeline.models.build import AuditModel, build_model
 from pipeline.models.checkpoints import save_weights
 from pipeline.models.classification import class_weights, validation_metrics
 from pipeline.models.loop import write_history
 from pipeline.models.open import open_original
+from pipeline.models.training_group import TrainingGroup, training_group
 from pipeline.workspace.hashing import digest_json
 from pipeline.workspace.masks import MaskSet
+from pipeline.workspace.progress import SilentReporter
 from pipeline.workspace.records import Bias, Biases, MethodRecord, ProjectionRecord
 from pipeline.workspace.stage import StageContext
 
@@ -37,28 +40,42 @@ RESULTS = ("method.json", "model.pt", "history.csv")
 
 
 def run(context: StageContext) -> None:
-    """Fit what is not there yet, and remove what is no longer configured."""
+    """Fit what is not there yet, and remove what is no longer configured; several processes train together."""
+    with training_group(context.rank, context.device) as group:
+        _run(context, group)
+
+
+def _run(context: StageContext, group: TrainingGroup) -> None:
     methods = context.config.mitigate.methods
     biases = context.directory.read_record("reveal/biases.json", Biases).biases
     dataset = open_world(context)
     original = open_original(context, dataset)
     known = [_load_bias(context, bias) for bias in biases]
     pasted = pasted_world(context.directory.root, dataset, biases, context.config.localize.dilate, context.config.seed)
-    missing = {method.method_id: what_is_missing(MITIGATIONS[method.kind].needs, known) for method in methods}
-    _remove_others(context, [method_id for method_id, lack in missing.items() if not lack])
+    missing = {method.method_id: what_is_missing(method, known, dataset) for method in methods}
+    if group.leads:
+        _remove_others(context, [method_id for method_id, lack in missing.items() if not lack])
     for method in methods:
         if lack := missing[method.method_id]:
             context.reporter.say(f"    {method.method_id}: skipped, {lack}")
             continue
         key = digest_json([context.unit_key, method.model_dump(mode="json")])
-        if _is_done(context, method, key):
+        if group.agree(_is_done(context, method, key)):
             context.reporter.say(f"    {method.method_id}: kept from an earlier run")
-            continue
-        _correct(context, method, key, original, dataset, pasted, known)
+        elif group.leads or MITIGATIONS[method.kind].trains:
+            _correct(context, method, key, original, dataset, pasted, known, group)
 
 
-def what_is_missing(needs: str, known: list[KnownBias]) -> str:
-    """Return why a correction cannot be made from the biases, or an empty text."""
+def what_is_missing(method: AnyMethod, known: list[KnownBias], dataset: AuditDataset) -> str:
+    """Return why a correction cannot be made from the biases and the data set, or an empty text."""
+    needs = MITIGATIONS[method.kind].needs
+    background = getattr(method, "background", "artifact")
+    if needs == "masks" and background != "artifact":
+        rows = split_indices(dataset, "train")
+        if any(dataset.roi_mask(int(row)) is not None for row in rows):
+            return ""
+        if background == "roi":
+            return "since the data set has no regions of interest"
     if needs != "nothing" and not known:
         return "since no bias was accepted that it could correct"
     if needs == "masks" and not any(each.mask(name) is not None for each in known for name in each.bias.sample_ids):
@@ -74,6 +91,7 @@ def _correct(
     dataset: WorldView,
     pasted: PastedView | None,
     known: list[KnownBias],
+    group: TrainingGroup,
 ) -> None:
     folder = context.directory.folder("mitigate") / method.method_id
     train = context.config.model.train
@@ -84,15 +102,19 @@ def _correct(
         device=context.device,
         seed=context.config.seed,
         augment=train.augment,
+        fresh=lambda: _first_weights(context, dataset),
         class_weights=class_weights(labels, len(dataset.classes)) if train.class_weights else None,
-        reporter=context.reporter,
+        reporter=context.reporter if group.leads else SilentReporter(),
         key=key,
         state_path=folder / STATE,
         label=method.method_id,
+        group=group,
     )
     started = time.perf_counter()
     correction = make_mitigation(method).fit(original, problem)
     seconds = time.perf_counter() - started
+    if not group.leads:
+        return
     validation = _validate(context, correction.model, dataset, pasted)
     for name in RESULTS:  # so that the record never stands beside the weights of another correction
         (folder / name).unlink(missing_ok=True)
@@ -116,6 +138,11 @@ def _correct(
     context.directory.write_record(f"mitigate/{method.method_id}/method.json", record)
     shown = ", ".join(f"{name} {value:.3f}" for name, value in validation.items())
     context.reporter.say(f"    {method.method_id}: {seconds:.0f} s; validation {shown}")
+
+
+def _first_weights(context: StageContext, dataset: WorldView) -> AuditModel:
+    config = context.config
+    return build_model(config.model, len(dataset.classes), dataset.shape[0], config.seed).to(context.device)
 
 
 def _validate(

@@ -17,8 +17,12 @@ from pipeline.errors import PipelineError
 from pipeline.workspace.atomic import atomic_path, write_text
 from pipeline.workspace.progress import Reporter, SilentReporter
 
+from .training_group import TrainingGroup
+
 Losses = dict[str, torch.Tensor]
-LOWER_IS_BETTER = {"loss"}
+APART = 15_485_863
+"""Between the random numbers of two processes; far more than epochs and seeds lie apart."""
+LOWER_IS_BETTER = {"loss", "total"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class LoopSettings:
 
     Attributes:
         select: validation metric that names the best epoch, or "last".
+        patience: stop after so many epochs without a better one; None = train all epochs.
         frozen_norms: keep BatchNorm statistics as they are, as fine-tuning on few samples should.
     """
 
@@ -37,6 +42,7 @@ class LoopSettings:
     schedule: str = "constant"
     clip_norm: float | None = None
     select: str = "accuracy"
+    patience: int | None = None
     frozen_norms: bool = False
 
 
@@ -62,6 +68,7 @@ def train_loop(
     state_path: Path | None = None,
     reporter: Reporter | None = None,
     label: str = "training",
+    group: TrainingGroup | None = None,
 ) -> list[Epoch]:
     """Train in place and leave the weights of the best epoch in the model.
 
@@ -73,11 +80,12 @@ def train_loop(
         settings: see `LoopSettings`.
         key: hash of everything the training depends on; a saved state with another key is ignored.
         state_path: where the state of the last epoch is kept, so that a killed training goes on there.
+        group: processes that train the same model together, `batches` being the part of this one.
 
     Raises:
         PipelineError: the loss, in training or in validation, is not finite.
     """
-    reporter = reporter or SilentReporter()
+    reporter, group = reporter or SilentReporter(), group or TrainingGroup()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = _make_optimizer(settings, parameters)
     history: list[Epoch] = []
@@ -89,9 +97,15 @@ def train_loop(
         history = [Epoch(**row) for row in resumed["history"]]
         best = (resumed["best_score"], resumed["best"])
         reporter.say(f"    {label}: resuming after epoch {len(history)} of {settings.epochs}")
+    # also a meeting point: no process goes on, and changes the state, before all have read it
+    if group.agree(len(history)) != len(history):
+        raise PipelineError(f"{label}: the processes read different training states. Start the same command again.")
     steps = settings.epochs * len(batches)
     for number in range(len(history) + 1, settings.epochs + 1):
-        torch.manual_seed(seed * 100_003 + number)
+        if _gave_up(history, settings):
+            reporter.say(f"    {label}: no better epoch for {settings.patience} epochs, so training ends here")
+            break
+        torch.manual_seed(seed * 100_003 + number + APART * group.rank.number)
         batches.epoch = number
         model.train()
         if settings.frozen_norms:
@@ -101,23 +115,38 @@ def train_loop(
             _set_rate(optimizer, settings, (number - 1) * len(batches) + step, steps)
             moved = Batch(batch.x.to(device), batch.y.to(device), batch.index)
             values = losses(model, moved, number)
-            _step(optimizer, values["total"], parameters, settings.clip_norm, label, number)
+            own, whole = batches.count(step)
+            _backward(optimizer, values["total"], label, number)
+            group.average_gradients(parameters, own, whole)
+            _step(optimizer, parameters, settings.clip_norm)
             for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(batch.y)
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) * own
+        group.share_buffers(model)
         model.eval()
-        means = {name: value / len(batches.indices) for name, value in sums.items()}
-        epoch = Epoch(number, means, {name: float(value) for name, value in validate(model).items()})
+        means = {name: value / len(batches.indices) for name, value in group.add(sums).items()}
+        validation = {name: float(value) for name, value in validate(model).items()} if group.leads else {}
+        epoch = Epoch(number, means, group.agree(validation))
         _require_finite("validation loss", epoch.validation.get("loss", 0.0), label, number)
         history.append(epoch)
         score = _score(epoch, settings.select)
         if best is None or score >= best[0]:
             best = (score, {name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
-        _save_state(state_path, key, model, optimizer, history, best)
+        if group.leads:
+            _save_state(state_path, key, model, optimizer, history, best)
         reporter.say(f"    {label}: {_describe(epoch, settings.epochs)}")
     if best is not None:
         model.load_state_dict(best[1])
     model.eval()
     return history
+
+
+def _gave_up(history: list[Epoch], settings: LoopSettings) -> bool:
+    """Tell, from the history alone, so that a resumed training stops at the same epoch."""
+    if settings.patience is None or not history:
+        return False
+    scores = [_score(epoch, settings.select) for epoch in history]
+    best = max(range(len(scores)), key=lambda place: (scores[place], place))
+    return len(scores) - 1 - best >= settings.patience
 
 
 def freeze_norms(model: nn.Module) -> None:
@@ -155,17 +184,13 @@ def _set_rate(optimizer: torch.optim.Optimizer, settings: LoopSettings, step: in
         group["lr"] = settings.lr * factor
 
 
-def _step(
-    optimizer: torch.optim.Optimizer,
-    total: torch.Tensor,
-    parameters: list[nn.Parameter],
-    clip_norm: float | None,
-    label: str,
-    epoch: int,
-) -> None:
+def _backward(optimizer: torch.optim.Optimizer, total: torch.Tensor, label: str, epoch: int) -> None:
     _require_finite("loss", float(total.detach()), label, epoch)
     optimizer.zero_grad(set_to_none=True)
     total.backward()
+
+
+def _step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], clip_norm: float | None) -> None:
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(parameters, clip_norm)
     optimizer.step()

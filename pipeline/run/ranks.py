@@ -1,7 +1,7 @@
 """Several processes for one stage, as torchrun starts them: rank 0 runs it all, the others compute their parts of it.
 
-They do not talk to one another. Rank 0 runs the earlier stages, holds the lock and writes the manifest; the others only
-look at the manifest until what the stage needs is fresh, which gives them the stage's key.
+Rank 0 runs the earlier stages, holds the lock and writes the manifest; the others only look at the manifest until what
+the stage needs is fresh, which gives them the stage's key. What they say to each other within a stage is left to it.
 """
 
 from __future__ import annotations

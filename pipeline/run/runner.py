@@ -66,8 +66,6 @@ def run_stages(
     chain = required(until)
     context = StageContext(config, run_directory(config), device="", reporter=reporter or SilentReporter())
     directory = context.directory
-    if until in SHARED:
-        context.rank = rank or Rank()
     with directory.lock():
         write_text(directory.root / "config.yaml", dump_config(config))
         if prepare is not None:
@@ -82,8 +80,10 @@ def run_stages(
                 context.reporter.say(f"{spec.name}: fresh, reused")
             else:
                 context.reporter.say(f"{spec.name}: {_reason(freshness, forced)}; running")
+                # Earlier stages are run by this process alone.
+                context.rank = rank if rank and until in SHARED and until == spec.name else Rank()
                 # Only now, because it imports torch.
-                context.device = context.device or device_of(context.rank, resolve_device(device or config.device))
+                context.device = context.device or device_of(rank or Rank(), resolve_device(device or config.device))
                 _run_stage(spec, freshness, context, manifest, forced, command)
             judged[spec.name] = Freshness(spec.name, "fresh", "", freshness.parts)
     return context

@@ -64,7 +64,7 @@ STAGE_NAMES = tuple(spec.name for spec in STAGES)
 ALL = "run"
 """The command that runs all stages."""
 ALL_SUMMARY = "all stages in order: the audit"
-SHARED = ("precompute",)
+SHARED = ("precompute", "mitigate")
 """Stages whose work several processes share when their own command is started by torchrun."""
 READ_VERDICTS = ("reveal", "report")
 """Stages whose results depend on people's verdicts in `annotations.json`."""

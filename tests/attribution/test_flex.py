@@ -209,14 +209,6 @@ def test_a_network_beyond_relu_is_refused_by_name(layer, name, scrambled, pixels
     untouched(network, lambda: lrp_flex(network, x), ValueError, f"LRP-Flex has no rule for {name}: ")
 
 
-def test_batch_statistics_are_refused(residual, pixels, untouched, scrambled):
-    network, x = residual(), pixels(2, 3, 13, 13)
-    network[3].norm2.train()
-    untouched(network, lambda: lrp_flex(network, x), ValueError, "BatchNorm in evaluation mode")
-    without = scrambled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()))
-    untouched(without, lambda: lrp_flex(without, x), ValueError, "with running statistics")
-
-
 def test_an_unknown_input_rule_is_refused(plain, pixels):
     with pytest.raises(ValueError, match="input_rule 'z_b' is unknown; allowed are zb, gradient_x_input"):
         lrp_flex(plain(), pixels(2, 3, 12, 12), input_rule="z_b")

@@ -14,7 +14,8 @@ from torch import nn
 from pipeline.config.model import AugmentConfig
 from pipeline.data.memory import split_indices
 from pipeline.errors import ConfigError
-from pipeline.mitigate.interface import TrainingMasks, cross_entropy, fine_tune, freeze_up_to
+from pipeline.mitigate.fine_tuning import classification_loss, fine_tune, freeze_up_to
+from pipeline.mitigate.training_masks import TrainingMasks
 
 
 def trainable(model: nn.Module) -> set[str]:
@@ -59,7 +60,7 @@ def test_freezing_leaves_no_gradients_hooks_or_flags_behind():
 
 
 def plain(problem):
-    return lambda network, x, y, mask: {"total": cross_entropy(problem, network(x), y)}
+    return lambda network, batch: {"total": classification_loss(problem, network(batch.x), batch.y)}
 
 
 def test_frozen_layers_stay_and_those_above_move(audited, section):
@@ -95,9 +96,9 @@ def test_only_the_training_split_is_trained_on(audited, section):
     model, problem = audited
     seen = []
 
-    def losses(network, x, y, mask):
-        seen.append(x)
-        return plain(problem)(network, x, y, mask)
+    def losses(network, batch):
+        seen.append(batch.x)
+        return plain(problem)(network, batch)
 
     fine_tune(model, problem, section("fine_tune", epochs=2), losses)
     train = torch.stack([problem.dataset[row].x for row in split_indices(problem.dataset, "train")])
@@ -118,11 +119,13 @@ def test_masks_move_along_with_the_images(audited, section, augment):
     problem = dataclasses.replace(problem, biases=[known], augment=augment)
     inside, outside = [], []
 
-    def losses(network, x, y, mask):
+    def losses(network, batch):
+        x, mask = batch.x, batch.mask
         assert mask.shape == (len(x), 1, 16, 16) and mask.dtype == torch.float32
+        assert torch.equal(batch.masked, mask.bool().any((1, 2, 3)))
         inside.append(x[mask.bool()])
         outside.append(x[~mask.bool()])
-        return plain(problem)(network, x, y, mask)
+        return plain(problem)(network, batch)
 
     fine_tune(model, problem, section("fine_tune"), losses)
     assert len(torch.cat(inside)) > 100
@@ -133,22 +136,90 @@ def test_masks_are_the_union_over_biases_and_empty_elsewhere(audited):
     _, problem = audited
     left, right = np.zeros((16, 16), bool), np.zeros((16, 16), bool)
     left[:, :3], right[:, 10:] = True, True
-    first = dataclasses.replace(problem.biases[0], mask={"a": left, "b": left}.get)
-    second = dataclasses.replace(problem.biases[0], mask={"b": right}.get)
-    masks = TrainingMasks(dataclasses.replace(problem, biases=[first, second]), np.array(["a", "b", "c"]), (16, 16))
-    found = masks.of(np.array(["c", "b", "a"]))
+    first = dataclasses.replace(problem.biases[0], mask={"s000": left, "s001": left}.get)
+    second = dataclasses.replace(problem.biases[0], mask={"s001": right}.get)
+    masks = TrainingMasks(dataclasses.replace(problem, biases=[first, second]), range(3))
+    found = masks.of(np.array([2, 1, 0]))
     assert found.shape == (3, 1, 16, 16)
     assert not found[0].any()
     assert np.array_equal(found[1, 0].bool(), left | right) and np.array_equal(found[2, 0].bool(), left)
+
+
+class WithRois:
+    """A data set whose first two samples have a region of interest."""
+
+    def __init__(self, dataset, roi):
+        self.dataset, self.roi = dataset, roi
+
+    def __getattr__(self, name):
+        return getattr(self.dataset, name)
+
+    def roi_mask(self, index):
+        return self.roi if index < 2 else None
+
+
+@pytest.mark.parametrize("background", ["artifact", "roi", "union"])
+def test_background_is_the_artifact_or_all_outside_the_region_of_interest_or_both(audited, background):
+    _, problem = audited
+    artifact, roi = np.zeros((16, 16), bool), np.zeros((16, 16), bool)
+    artifact[:4, :4], roi[2:10, 2:10] = True, True
+    bias = dataclasses.replace(problem.biases[0], mask={"s001": artifact, "s002": artifact}.get)
+    problem = dataclasses.replace(problem, biases=[bias], dataset=WithRois(problem.dataset, roi))
+    nothing = np.zeros_like(roi)
+    expected = {
+        "artifact": [nothing, artifact, artifact, nothing],
+        "roi": [~roi, ~roi, nothing, nothing],
+        "union": [~roi, artifact | ~roi, artifact, nothing],
+    }[background]
+    found = TrainingMasks(problem, range(4), background).of(np.arange(4))
+    assert np.array_equal(found[:, 0].bool(), np.stack(expected))
+
+
+@pytest.mark.parametrize("select", ["last", "loss"])
+def test_losses_of_the_validation_split_join_its_metrics(audited, section, select):
+    model, problem = audited
+    seen = []
+
+    def validated(network, batch):
+        assert not network.training
+        seen.append(batch)
+        return {"brightness": batch.x.mean()}
+
+    correction = fine_tune(model, problem, section("fine_tune", select=select), plain(problem), validated=validated)
+    rows = split_indices(problem.dataset, "val")
+    assert sum(len(batch.x) for batch in seen) == len(rows)
+    mean = np.mean([problem.dataset[row].x.mean() for row in rows])
+    assert correction.history[0].validation["brightness"] == pytest.approx(float(mean), rel=1e-5)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_deterministic_algorithms_are_asked_for_during_the_training_alone(audited, section, deterministic):
+    model, problem = audited
+    seen = set()
+
+    def losses(network, batch):
+        seen.add(torch.are_deterministic_algorithms_enabled())
+        return plain(problem)(network, batch)
+
+    fine_tune(model, problem, section("fine_tune", deterministic=deterministic), losses)
+    assert seen == {deterministic} and not torch.are_deterministic_algorithms_enabled()
+
+
+def test_several_labels_at_once_have_a_binary_cross_entropy_each(audited):
+    _, problem = audited
+    logits, y = torch.randn(6, 3), torch.tensor([[1, 0, 1], [0, 0, 0]] * 3)
+    p = logits.sigmoid()
+    expected = -(y * p.log() + (1 - y) * (1 - p).log()).mean()
+    torch.testing.assert_close(classification_loss(problem, logits, y), expected)
 
 
 def test_class_weights_of_the_original_training_are_used(audited):
     _, problem = audited
     logits, y = torch.randn(6, 3), torch.arange(6) % 3
     each = torch.nn.functional.cross_entropy(logits, y, reduction="none")
-    torch.testing.assert_close(cross_entropy(problem, logits, y), each.mean())
+    torch.testing.assert_close(classification_loss(problem, logits, y), each.mean())
     weights = torch.tensor([1.0, 0.0, 3.0])
-    weighted = cross_entropy(dataclasses.replace(problem, class_weights=weights), logits, y)
+    weighted = classification_loss(dataclasses.replace(problem, class_weights=weights), logits, y)
     torch.testing.assert_close(weighted, (each * weights[y]).sum() / weights[y].sum())
 
 

@@ -13,7 +13,8 @@ from pipeline.attribution import attribute
 from pipeline.concepts.corrected import differs, load_corrected
 from pipeline.config.mitigate import AnyMethod
 from pipeline.mitigate import MITIGATIONS, make_mitigation, stage
-from pipeline.mitigate import interface as shell
+from pipeline.mitigate import fine_tuning as shell
+from pipeline.mitigate.isnet import measured_cuts
 from pipeline.workspace.records import MethodRecord
 
 TRAINED = [kind for kind, entry in MITIGATIONS.items() if entry.trains]
@@ -196,14 +197,12 @@ def test_without_its_penalty_a_method_is_plain_fine_tuning(audited, section, ima
 
 
 @pytest.mark.parametrize("variant", ["stochastic", "selective"])
-def test_isnet_measures_the_same_cuts_every_time_unless_they_are_given(audited, section, variant):
-    model, problem = audited
+def test_isnet_measures_the_same_cuts_every_time(audited, section, variant):
     found = []
     for start in (0, 1):
         torch.manual_seed(start)
-        found.append(make_mitigation(section("isnet", variant=variant))._cuts(model, problem))
-    assert found[0] == found[1] and 0 < found[0][0] <= found[0][1]
-    assert make_mitigation(section("isnet", variant=variant, cut=0.5, cut2=70))._cuts(model, problem) == (0.5, 70)
+        found.append(measured_cuts(*audited, section("isnet", variant=variant), ())["input"])
+    assert found[0].cut == found[1].cut and found[0].cut2 == found[1].cut2 and 0 < found[0].cut <= found[0].cut2
 
 
 def test_isnet_moves_relevance_out_of_the_artifact(audited, section):

@@ -113,6 +113,42 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(striped, tmp_pa
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("patience", "values", "trained"),
+    [
+        (2, [0.9, 0.8, 0.7, 0.6, 0.5], 3),
+        (2, [0.5, 0.6, 0.5, 0.7, 0.6], 5),
+        (1, [0.5, 0.5, 0.5, 0.5, 0.5], 5),  # as good as the best counts as better, as everywhere
+        (1, [0.5, 0.4, 0.9, 0.9, 0.9], 2),
+        (None, [0.9, 0.8, 0.7, 0.6, 0.5], 5),
+    ],
+)
+@pytest.mark.parametrize("killed", [False, True])
+def test_training_ends_when_no_epoch_has_been_better_for_a_while(striped, tmp_path, patience, values, trained, killed):
+    settings = LoopSettings(epochs=5, lr=0.01, select="accuracy", patience=patience)
+    state, seen, interrupted = tmp_path / "state.pt", [], []
+
+    def validate(model):
+        seen.append(weights(model))
+        return {"accuracy": values[len(seen) - 1]}
+
+    def losses(model, batch, epoch):
+        if killed and epoch == 2 and not interrupted:
+            interrupted.append(epoch)
+            raise KeyboardInterrupt
+        return cross_entropy(model, batch, epoch)
+
+    model = network()
+    if killed:
+        with pytest.raises(KeyboardInterrupt):
+            train(striped(), model, settings, losses, validate, key="k", state_path=state)
+        model = network()
+    history = train(striped(), model, settings, losses, validate, key="k", state_path=state)
+    assert len(history) == trained
+    best = max(range(trained), key=lambda place: (values[place], place))
+    assert torch.equal(weights(model), seen[best])
+
+
 @pytest.mark.parametrize("damage", ["key", "truncated", "bytes", "list"])
 def test_a_foreign_or_damaged_state_only_costs_its_epochs(striped, tmp_path, damage):
     settings, state = LoopSettings(epochs=2, lr=0.01), tmp_path / "state.pt"

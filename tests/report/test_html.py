@@ -207,6 +207,13 @@ def test_the_chosen_concept_vector_is_marked_even_when_its_interval_is_nan(build
     assert [row.count("chosen") > 0 for row in table.split("<tr")[2:]] == [False, True]
 
 
+def test_a_bias_that_was_carried_over_says_from_where(build_audit, audit, run_dir):
+    carried = audit.biases[0].model_copy(update={"earlier": "artifacts/<before>"})
+    text = page_of(build_audit(biases=[carried, audit.biases[1]]), run_dir).text
+    assert text.count("Carried over") == 1 and "artifacts/<before>" in text
+    assert "Carried over" not in page_of(audit, run_dir).text
+
+
 def test_warnings_name_what_the_reader_must_not_overlook(build_audit, audit):
     sick = Health(
         composite="epsilon_plus_flat",

@@ -41,3 +41,14 @@ def frozen(args: Sequence, kwargs: dict) -> tuple[tuple, dict]:
 def unique(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Return the tensors, each once."""
     return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def argument(args: Sequence, kwargs: dict, position: int, name: str, default=None):
+    """Return an argument, given by position or by name."""
+    return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+def per_axis(value, axes: int) -> tuple[int, ...]:
+    """Return a setting of a convolution or pooling once per axis."""
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return values * axes if len(values) == 1 else values

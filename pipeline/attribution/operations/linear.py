@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ..folding import Ahead, Folded
 from ..rules.linear_operation import LinearOperation
+from .arguments import argument, per_axis
 from .transposed import transposed
 
 T = torch.Tensor
@@ -49,17 +50,17 @@ def convolution(tape, function, args, kwargs):
     """Convolutions of one to three dimensions, in groups or not."""
     x, weight, bias = _arguments(args, kwargs)
     dimensions = _CONVOLUTIONS[function]
-    stride = _tuple(_argument(args, kwargs, 3, "stride", 1), dimensions)
-    padding = _argument(args, kwargs, 4, "padding", 0)
-    dilation = _tuple(_argument(args, kwargs, 5, "dilation", 1), dimensions)
-    groups = _argument(args, kwargs, 6, "groups", 1)
+    stride = per_axis(argument(args, kwargs, 3, "stride", 1), dimensions)
+    padding = argument(args, kwargs, 4, "padding", 0)
+    dilation = per_axis(argument(args, kwargs, 5, "dilation", 1), dimensions)
+    groups = argument(args, kwargs, 6, "groups", 1)
     if tape.weights.channels_last and all(size == 1 for size in weight.shape[2:]):
         # A kernel of one position has no gaps to widen. PyTorch takes the faster library (oneDNN) for dilated kernels,
         # also in small batches on one thread, where it would multiply matrices: 2.3 times as fast.
         dilation = (2,) * dimensions
     if padding == "valid":
         padding = 0
-    padding = padding if isinstance(padding, str) else _tuple(padding, dimensions)
+    padding = padding if isinstance(padding, str) else per_axis(padding, dimensions)
     folded = tape.weights.get(weight, bias)
     convolve = torch.nn.functional.__dict__[f"conv{dimensions}d"]
 
@@ -165,16 +166,7 @@ def _record(
 
 
 def _arguments(args: Sequence, kwargs: dict) -> tuple[T, T, T | None]:
-    return tuple(_argument(args, kwargs, at, name, None) for at, name in enumerate(("input", "weight", "bias")))
-
-
-def _argument(args: Sequence, kwargs: dict, position: int, name: str, default):
-    return args[position] if len(args) > position else kwargs.get(name, default)
-
-
-def _tuple(value, length: int) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    return values * length if len(values) == 1 else values
+    return tuple(argument(args, kwargs, at, name) for at, name in enumerate(("input", "weight", "bias")))
 
 
 HANDLED = {

@@ -16,7 +16,7 @@ T = torch.Tensor
 
 def batch_norm(tape, function, args, kwargs):
     """Relevance passes; a BatchNorm that is folded into the layer before it has nothing left to do."""
-    given = _given(function, args, kwargs)
+    given = given_to_batch_norm(function, args, kwargs)
     x = given["input"]
     folded = tape.folded.get(x)
     if folded is not None and folded.norm.mean is given["running_mean"]:
@@ -33,11 +33,12 @@ def batch_norm(tape, function, args, kwargs):
     return output
 
 
-def _given(function, args, kwargs) -> dict:
+def given_to_batch_norm(function, args, kwargs) -> dict:
+    """Return the arguments of a batch normalisation by name; PyTorch's two functions order them differently."""
     statistics, factors = ("running_mean", "running_var"), ("weight", "bias")
     order = (*factors, *statistics) if function is torch.batch_norm else (*statistics, *factors)
     names = ("input", *order, "training", "momentum", "eps")
-    usual = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
+    usual = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
     return usual | dict(zip(names, args, strict=False)) | kwargs
 
 

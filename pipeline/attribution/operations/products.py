@@ -7,8 +7,8 @@ import torch
 from .sums import sum_to
 
 T = torch.Tensor
-_QUOTIENTS = {torch.div, torch.divide, torch.true_divide, T.div, T.div_, T.__truediv__, T.__itruediv__}
-_REVERSED = {T.__rtruediv__}
+QUOTIENTS = {torch.div, torch.divide, torch.true_divide, T.div, T.div_, T.__truediv__, T.__itruediv__}
+REVERSED = {T.__rtruediv__}
 
 
 def multiply(tape, function, args, kwargs):
@@ -20,14 +20,14 @@ def multiply(tape, function, args, kwargs):
     node_a, node_b = tape.node(a), tape.node(b)
     if node_a is None and node_b is None:
         return function(*args, **kwargs)
-    if function in _REVERSED:
+    if function in REVERSED:
         output = torch.div(b, a)
-    elif function in _QUOTIENTS:
+    elif function in QUOTIENTS:
         output = torch.div(a, b, rounding_mode=kwargs.get("rounding_mode"))
     else:
         output = torch.mul(a, b)
-    divides = function in _QUOTIENTS or function in _REVERSED
-    share_a, share_b = _shares(node_a, node_b, a, b, quotient=divides, numerator_last=function in _REVERSED)
+    divides = function in QUOTIENTS or function in REVERSED
+    share_a, share_b = _shares(node_a, node_b, a, b, quotient=divides, numerator_last=function in REVERSED)
     inputs = [x for x, node in ((a, node_a), (b, node_b)) if node is not None]
     shares = [share for share, node in ((share_a, node_a), (share_b, node_b)) if node is not None]
 
@@ -57,6 +57,6 @@ def _shares(node_a, node_b, a, b, *, quotient: bool, numerator_last: bool) -> tu
 
 HANDLED = {
     multiply: (
-        torch.mul, torch.multiply, T.mul, T.mul_, T.__mul__, T.__rmul__, T.__imul__, *_QUOTIENTS, *_REVERSED,
+        torch.mul, torch.multiply, T.mul, T.mul_, T.__mul__, T.__rmul__, T.__imul__, *QUOTIENTS, *REVERSED,
     ),
 }  # fmt: skip

@@ -8,8 +8,8 @@ from ..stabilize import stabilized_ratio
 from .constants import handed_back
 
 T = torch.Tensor
-_SUBTRACTIONS = {torch.sub, torch.subtract, T.sub, T.sub_, T.__sub__, T.__isub__}
-_REVERSED = {T.__rsub__, torch.rsub}
+SUBTRACTIONS = {torch.sub, torch.subtract, T.sub, T.sub_, T.__sub__, T.__isub__}
+REVERSED = {T.__rsub__, torch.rsub}
 
 
 def add(tape, function, args, kwargs):
@@ -17,11 +17,11 @@ def add(tape, function, args, kwargs):
     a, b = args[0] if args else kwargs["input"], args[1] if len(args) > 1 else kwargs["other"]
     if tape.node(a) is None and tape.node(b) is None:
         return function(*args, **kwargs)
-    if function in _REVERSED:
+    if function in REVERSED:
         a, b = b, a
     if (factor := kwargs.get("alpha", 1)) != 1:
         b = scaled_by(tape, b, factor)
-    if function in _SUBTRACTIONS or function in _REVERSED:
+    if function in SUBTRACTIONS or function in REVERSED:
         b = scaled_by(tape, b, -1)
     output = torch.add(a, b)
     both = tape.node(a) is not None and tape.node(b) is not None
@@ -91,5 +91,5 @@ def sum_to(values: T, shape: torch.Size) -> T:
 
 HANDLED = {
     add_product: (torch.addcmul, T.addcmul, T.addcmul_),
-    add: (torch.add, T.add, T.add_, T.__add__, T.__radd__, T.__iadd__, *_SUBTRACTIONS, *_REVERSED),
+    add: (torch.add, T.add, T.add_, T.__add__, T.__radd__, T.__iadd__, *SUBTRACTIONS, *REVERSED),
 }

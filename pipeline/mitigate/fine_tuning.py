@@ -1,0 +1,162 @@
+"""The shell of every correction that trains: a copy of the model, batches with masks, validation, history."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pipeline.attribution.recording import record_outputs
+from pipeline.config.mitigate import FineTuningConfig, MaskedBackground
+from pipeline.data.augment import Augmenter
+from pipeline.data.batches import Batch, Batches
+from pipeline.data.memory import split_indices
+from pipeline.errors import ConfigError
+from pipeline.models.build import AuditModel
+from pipeline.models.classification import validation_metrics
+from pipeline.models.loop import LoopSettings, train_loop
+from pipeline.models.modes import deterministic_algorithms, evaluation_mode
+
+from .interface import Correction, Problem
+from .training_masks import TrainingMasks
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """Training images with their masks, changed together by augmentation.
+
+    Attributes:
+        x: `[B, C, H, W]`.
+        y: class ids `[B]`, or which classes are present `[B, K]`.
+        mask: `[B, 1, H, W]`, 1 = what the model should not use; 0 everywhere for a sample without mask.
+        epoch: number of the epoch, from 1.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    mask: torch.Tensor
+    epoch: int = 1
+
+    @property
+    def masked(self) -> torch.Tensor:
+        """Return which samples have a mask, booleans `[B]`."""
+        return self.mask.flatten(1).any(1)
+
+
+Losses = Callable[[nn.Module, MaskedBatch], dict[str, torch.Tensor]]
+
+
+def fine_tune(
+    model: AuditModel,
+    problem: Problem,
+    config: FineTuningConfig,
+    losses: Losses,
+    *,
+    frozen_up_to: str | None = None,
+    frozen_norms: bool = True,
+    background: MaskedBackground = "artifact",
+    validated: Losses | None = None,
+) -> Correction:
+    """Return a trained copy of the model.
+
+    Args:
+        losses: (model, batch) -> named scalars, "total" is minimised.
+        frozen_up_to: every parameter that this layer's output depends on stays as it is.
+        frozen_norms: statistics of BatchNorm stay as they are.
+        background: what masks cover.
+        validated: losses that join the validation metrics by their names; the model is then in evaluation mode.
+
+    Raises:
+        ConfigError: no parameter is left to train.
+    """
+    corrected = copy.deepcopy(model)
+    if frozen_up_to is not None:
+        freeze_up_to(corrected, frozen_up_to, problem.dataset[0].x[None].to(problem.device))
+        if not any(parameter.requires_grad for parameter in corrected.parameters()):
+            raise ConfigError(
+                f"mitigate.methods: '{config.method_id}' trains what lies above layer '{frozen_up_to}', but there are "
+                "no parameters above it. Name a layer nearer to the input by its `layer:`, or take another method."
+            )
+    dataset = problem.dataset
+    rows, validation = split_indices(dataset, "train"), split_indices(dataset, "val")
+    ids = dataset.table["id"].to_numpy()
+    masks = TrainingMasks(problem, [*rows, *(validation if validated else ())], background)
+    augment = Augmenter(problem.augment, problem.seed)
+
+    def batch_losses(network: nn.Module, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
+        x, mask = augment(batch.x, masks.of(batch.index).to(batch.x.device), ids[batch.index], epoch)
+        return losses(network, MaskedBatch(x, batch.y, mask, epoch))
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        metrics = validation_metrics(network, dataset, validation, problem.device)
+        if validated is None:
+            return metrics
+        batches = Batches(dataset, validation, config.batch_size)
+        return metrics | mean_losses(network, batches, masks, validated, problem.device)
+
+    part = problem.group.rank.number, problem.group.rank.of
+    with deterministic_algorithms(config.deterministic):
+        history = train_loop(
+            corrected,
+            Batches(dataset, rows, config.batch_size, shuffle_seed=problem.seed + 1, part=part),
+            batch_losses,
+            validate,
+            LoopSettings(
+                epochs=config.epochs,
+                lr=config.lr,
+                optimizer=config.optimizer,
+                clip_norm=config.clip_norm,
+                select=config.select,
+                patience=config.patience,
+                frozen_norms=frozen_norms,
+            ),
+            device=problem.device,
+            seed=problem.seed,
+            key=problem.key,
+            state_path=problem.state_path,
+            reporter=problem.reporter,
+            label=problem.label or config.method_id,
+            group=problem.group,
+        )
+    corrected.requires_grad_(True)
+    return Correction(corrected, history)
+
+
+def mean_losses(
+    network: nn.Module, batches: Batches, masks: TrainingMasks, losses: Losses, device: str
+) -> dict[str, float]:
+    """Return the mean over samples of every named loss, with the network as it is."""
+    sums: dict[str, float] = {}
+    for batch in batches:
+        moved = MaskedBatch(batch.x.to(device), batch.y.to(device), masks.of(batch.index).to(device))
+        for name, value in losses(network, moved).items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(batch.y)
+    return {name: value / len(batches.indices) for name, value in sums.items()}
+
+
+def freeze_up_to(model: nn.Module, layer: str, example: torch.Tensor) -> None:
+    """Stop the training of every parameter that the output of a layer depends on."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with evaluation_mode(model), torch.enable_grad(), record_outputs(model, [layer]) as outputs:
+        model(example.detach().requires_grad_(True))
+    gradients = torch.autograd.grad(outputs[layer].sum(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            parameter.requires_grad_(False)
+
+
+def classification_loss(problem: Problem, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return the loss of the original training, with its class weights.
+
+    Args:
+        logits: `[B, K]`.
+        y: class ids `[B]` (cross-entropy), or which classes are present `[B, K]` (binary cross-entropy of each).
+    """
+    weights = None if problem.class_weights is None else problem.class_weights.to(logits.device)
+    if y.ndim == 2:
+        return F.binary_cross_entropy_with_logits(logits, y.to(logits), weight=weights)
+    return F.cross_entropy(logits, y, weight=weights)
