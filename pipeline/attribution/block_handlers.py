@@ -333,9 +333,8 @@ def add(tape, function, args, kwargs):
 
 
 def _writes(function: Callable) -> bool:
-    """Tell whether an operation writes its result over its first argument."""
-    name = function.__name__
-    return name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+    """Tell whether an operation writes its result over its first argument; `+=` comes as `add_`."""
+    return function.__name__.endswith("_") and not function.__name__.endswith("__")
 
 
 def _sum_to(values: T, like: T) -> T:

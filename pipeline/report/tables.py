@@ -40,6 +40,9 @@ COMPARED = {
     "artifact_relevance": MetricText(
         "Artifact relevance", "lower", "share of the relevance that falls on the artifact"
     ),
+    "background_relevance": MetricText(
+        "Background relevance", "lower", "share of the relevance that falls outside the region of interest"
+    ),
     "tcav_quotient": MetricText(
         "TCAV quotient",
         "control",

@@ -259,6 +259,76 @@ def test_batch_norm_counts_as_part_of_the_convolution_before_it(name, rule, netw
     assert torch.allclose(lrp_block(flipped, x, maps).relevance, expected, atol=1e-10 * expected.abs().max())
 
 
+class Shared(nn.Module):
+    """One convolution, or copies of it, whose output several BatchNorms and a ReLU take.
+
+    Args:
+        before: "pixels", or what makes its input: "rectified" or "signed".
+    """
+
+    def __init__(self, before: str, copies: bool):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU() if before == "rectified" else nn.Identity())
+        width = 3 if before == "pixels" else 4
+        self.convolutions = nn.ModuleList([nn.Conv2d(width, 6, 3) for _ in range(4 if copies else 1)])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(6) for _ in range(3)])
+        self.linear, self.before = nn.Linear(24, 3), before
+
+    def forward(self, x: T) -> T:
+        x = x if self.before == "pixels" else self.stem(x)
+        results = [convolution(x) for convolution in self.convolutions]
+        results = results if len(results) == 4 else results * 4
+        normalized = [norm(result) for norm, result in zip(self.norms, results, strict=False)]
+        return self.linear(F.relu(torch.cat([*normalized, results[3]], 1)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("input_rule", ["zb", "gradient_x_input"])
+@pytest.mark.parametrize("rule", ["epsilon", "z_plus"])
+@pytest.mark.parametrize("before", ["pixels", "rectified", "signed"])
+def test_a_convolution_that_many_take_counts_as_a_copy_for_each(before, rule, input_rule, scrambled, pixels):
+    """Also where BatchNorms turn the sign of other channels than the first of them does."""
+    network, copies = scrambled(Shared(before, False)), scrambled(Shared(before, True))
+    with torch.no_grad():
+        for at, norm in enumerate(network.norms):
+            norm.weight.mul_(torch.tensor([1.0, -1.0])[torch.arange(6) // (at + 1) % 2])
+    state = network.state_dict()
+    for name in copies.state_dict():
+        source = "convolutions.0" + name[len("convolutions.0") :] if name.startswith("convolutions") else name
+        copies.state_dict()[name].copy_(state[source])
+    model, by_copies = (AuditModel(net, Normalize((0.3,), (0.5,))).double().eval() for net in (network, copies))
+    x, maps = pixels(2, 3, 6, 6).double(), [BlockMap(rule, all_classes_seed())]
+    assert torch.allclose(model(x), by_copies(x), atol=1e-12)
+    found, expected = (lrp_block(each, x, maps, input_rule=input_rule).relevance for each in (model, by_copies))
+    assert torch.allclose(found, expected, atol=1e-11 * float(expected.abs().max()))
+    if rule == "z_plus":
+        assert (found >= -1e-15).all()
+
+
+def test_signed_results_support_channels_of_their_own_sign(scrambled, pixels):
+    """By z+, R = (scale p)+ R' / ((scale p)+ + shift+ + e) for a p that no linear layer made."""
+    network = scrambled(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2))
+    ).double()
+    norm, e = network[2], 0.2
+    with torch.no_grad():
+        network[0].bias.sub_(0.6)
+        norm.weight[::2] *= -1
+    x = pixels(2, 3, 8, 8).double()
+    found = lrp_block(network, x, [BlockMap("z_plus", all_classes_seed(e))], epsilon=e, layers=["0", "1", "3"])
+    p = network[:2](x)
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).view(1, -1, 1, 1)
+    shift = norm.bias.view(1, -1, 1, 1) - norm.running_mean.view(1, -1, 1, 1) * scale
+    supporting = (scale * p).clamp(min=0)
+    expected = supporting * found.relevances["3"][:, 0] / (supporting + shift.clamp(min=0) + e)
+    assert torch.allclose(found.relevances["1"][:, 0], expected, atol=1e-13)
+    below_zero = ((p < 0) & (found.relevances["1"][:, 0] > 1e-6)).sum()
+    above_zero = ((p > 0) & (found.relevances["1"][:, 0] > 1e-6)).sum()
+    assert below_zero > 3 and above_zero > 3
+    # all of it goes to the winners: with a BatchNorm, pooling is one linear map and divides by nothing of its own
+    below, pooled = (found.relevances[layer][:, 0].sum((2, 3)) for layer in ("0", "1"))
+    assert torch.allclose(below, pooled, atol=1e-13)
+
+
 def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     return torch.nn.utils.fusion.fuse_conv_bn_eval(convolution.eval(), norm.eval())
 
@@ -652,7 +722,11 @@ def test_operations_that_hide_where_values_come_from_are_refused(function, messa
         lambda x: F.pad(x, (1, 0, 0, 1)) / 2,
         lambda x: torch.cat([x[:, :2], x[:, 2:].flip(1)], 1),
         lambda x: torch.cat([x, F.relu(x)], 3),
+        lambda x: torch.cat([x, x], 1)[:, 2:6],
         lambda x: F.relu(x) - x,
+        lambda x: both_ways(F.avg_pool2d(x, 2)),
+        lambda x: both_ways(F.max_pool2d(x, 3, 2)),
+        lambda x: both_ways(x.flip(2)),
         lambda x: F.relu(x) + x.relu(),
         lambda x: sum([x, x, F.relu(x)]),
         lambda x: F.relu(F.avg_pool2d(x, 2)),
@@ -667,6 +741,11 @@ def test_other_linear_operations_pass_what_their_gradient_says(function, scrambl
     assert torch.allclose(found.relevance[:, 0], x * gradient, atol=1e-11)
     positive = lrp_block(network, x, [BlockMap("z_plus", all_classes_seed())]).relevance
     assert (positive >= 0).all()
+
+
+def both_ways(x: T) -> T:
+    """What a BatchNorm and a sum take."""
+    return F.batch_norm(x, *STATISTICS) + x
 
 
 STATISTICS = (torch.zeros(4).double(), torch.ones(4).double(), torch.tensor([1.0, -1.0, 2.0, -0.5]).double())

@@ -20,7 +20,7 @@ from pipeline.run import main
 from pipeline.run import ranks as ranks_module
 from pipeline.run.ranks import rank_from_environment, take_part
 from pipeline.run.runner import device_of, run_directory, run_stages
-from pipeline.run.stages import STAGE_NAMES
+from pipeline.run.stages import SHARED, STAGE_NAMES
 from pipeline.workspace import waiting
 from pipeline.workspace.progress import SilentReporter
 from pipeline.workspace.rank import Rank
@@ -144,7 +144,14 @@ def test_later_stages_compute_what_is_shared_alone(fake, make_config):
     assert seen == [Rank()]
 
 
-@pytest.mark.parametrize("stage", [name for name in (*STAGE_NAMES, "run") if name != "precompute"])
+def test_only_the_named_stage_is_shared_though_an_earlier_one_could_be(fake, make_config):
+    seen = []
+    fake.within = {name: lambda context: seen.append(context.rank) for name in SHARED}
+    run_stages(make_config(), "mitigate", rank=Rank(0, 4))
+    assert seen == [Rank(), Rank(0, 4)]
+
+
+@pytest.mark.parametrize("stage", [name for name in (*STAGE_NAMES, "run") if name not in SHARED])
 def test_at_other_stages_only_rank_0_has_work(fake, make_config, stage):
     reporter = Lines()
     take_part(make_config(), stage, Rank(3, 4), reporter)
