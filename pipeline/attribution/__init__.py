@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .baselines import BASELINES
+    from .block import BlockMap, BlockMaps, dual_maps, lrp_block
     from .composites import COMPOSITES, Composite, make_composite
     from .explainer import Attribution, Explainer, attribute
     from .flex import FlexMaps, flex_maps, lrp_flex
@@ -22,12 +23,16 @@ _PLACES = {
     "COMPOSITES": "composites",
     "RULES": "rules",
     "Attribution": "explainer",
+    "BlockMap": "block",
+    "BlockMaps": "block",
     "Composite": "composites",
     "Explainer": "explainer",
     "FlexMaps": "flex",
     "attribute": "explainer",
     "flex_maps": "flex",
+    "dual_maps": "block",
     "health": "health_check",
+    "lrp_block": "block",
     "lrp_flex": "flex",
     "make_composite": "composites",
     "streamed_loss": "flex_streaming",
@@ -38,12 +43,16 @@ __all__ = [
     "COMPOSITES",
     "RULES",
     "Attribution",
+    "BlockMap",
+    "BlockMaps",
     "Composite",
     "Explainer",
     "FlexMaps",
     "attribute",
+    "dual_maps",
     "flex_maps",
     "health",
+    "lrp_block",
     "lrp_flex",
     "make_composite",
     "streamed_loss",
