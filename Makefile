@@ -9,7 +9,10 @@ PEER_PACKAGES := zennit-crp==0.6.0 zennit==0.4.6
 PEER_STAMP := $(PEER)/.made-from-$(shell echo $(PEER_PACKAGES) | cksum | cut -d' ' -f1)
 SITE_PACKAGES := import sysconfig; print(sysconfig.get_path('purelib'))
 
-.PHONY: install demo test test-slow isic2017 schemas benchmark-spray benchmark-cav benchmark-heatmap-loss benchmark-detection benchmark-attribution attribution-table clean
+# Benchmarks that run on one thread each.
+SINGLE := spray cav detection heatmap-loss isnet mnist-isnet
+
+.PHONY: install demo test test-slow isic2017 schemas $(SINGLE:%=benchmark-%) benchmark-attribution attribution-table clean
 
 install: $(STAMP)
 
@@ -37,14 +40,8 @@ schemas: install
 attribution-table: install
 	$(BIN)/python -m docs.make_attribution_table
 
-benchmark-spray benchmark-cav: benchmark-%: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$*
-
-benchmark-heatmap-loss: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.heatmap_loss
-
-benchmark-detection: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.detection
+$(SINGLE:%=benchmark-%): benchmark-%: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$(subst -,_,$*)
 
 benchmark-attribution: $(PEER_STAMP)
 	$(PEER)/bin/python -m benchmarks.attribution --output artifacts/benchmarks/attribution.json

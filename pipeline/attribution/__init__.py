@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .baselines import BASELINES
-    from .block import BlockMap, BlockMaps, dual_maps, lrp_block
+    from .block import BlockMap, dual_maps, lrp_block
     from .composites import COMPOSITES, Composite, make_composite
     from .explainer import Attribution, Explainer, attribute
-    from .flex import FlexMaps, flex_maps, lrp_flex
+    from .flex import flex_maps, lrp_flex
     from .flex_streaming import streamed_loss
     from .health_check import health
+    from .maps import Maps
     from .rules import RULES
 
 _PLACES = {
@@ -24,10 +25,9 @@ _PLACES = {
     "RULES": "rules",
     "Attribution": "explainer",
     "BlockMap": "block",
-    "BlockMaps": "block",
     "Composite": "composites",
     "Explainer": "explainer",
-    "FlexMaps": "flex",
+    "Maps": "maps",
     "attribute": "explainer",
     "flex_maps": "flex",
     "dual_maps": "block",
@@ -44,10 +44,9 @@ __all__ = [
     "RULES",
     "Attribution",
     "BlockMap",
-    "BlockMaps",
     "Composite",
     "Explainer",
-    "FlexMaps",
+    "Maps",
     "attribute",
     "dual_maps",
     "flex_maps",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import get_args
 
 import torch
@@ -21,6 +21,7 @@ from .block_sources import FirstLayer, Layer
 from .block_tape import BlockTape, factors_of, signs_of
 from .composites import normalization
 from .composites import pixel_range as network_range
+from .maps import Maps
 from .recording import record_outputs
 from .tape import Node
 
@@ -40,23 +41,6 @@ class BlockMap:
 
     rule: BlockRule
     seed: Seed
-
-
-@dataclass(frozen=True)
-class BlockMaps:
-    """Several explanations of one batch.
-
-    Attributes:
-        logits: `[N, classes]`.
-        relevance: at the pixels `[N, K, C, H, W]`, signed; by z+ with the Zb rule never negative.
-        relevances: at the output of each requested layer `[N, K, ...]`.
-        activations: output of each requested layer.
-    """
-
-    logits: torch.Tensor
-    relevance: torch.Tensor
-    relevances: dict[str, torch.Tensor] = field(default_factory=dict)
-    activations: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def class_seed(index: int, epsilon: float = 1e-2) -> Seed:
@@ -119,11 +103,11 @@ def lrp_block(
     input_rule: str = "zb",
     pixel_range: tuple[float, float] = (0.0, 1.0),
     constant_biases: bool = False,
-) -> BlockMaps:
+) -> Maps:
     """Return maps of a batch, all from one forward pass, in the mode that the model is in.
 
     Args:
-        model: convolutions, linear layers, BatchNorm, ReLU, pooling, dropout, sums and concatenation, in any order.
+        model: convolutions, linear layers, BatchNorm, ReLU, ReLU6, pooling, dropout, sums, concatenation, in any order.
             BatchNorm may be in training mode: its statistics are then constants of the rules, so that samples do not
             mix, and differentiated like all else; running statistics are updated as in any forward pass.
         x: pixels `[N, C, H, W]` within `pixel_range`.
@@ -140,7 +124,7 @@ def lrp_block(
     Raises:
         ValueError: no map, an unknown rule, a seed of another shape than the logits, a function without rule, a layer
             that does not run exactly once, or, with the first layers, pixels that the network changes otherwise than by
-            its normalisation.
+            its normalisation and by padding with zeros.
     """
     if input_rule not in INPUT_RULES:
         raise ValueError(f"input_rule '{input_rule}' is unknown; allowed are {', '.join(INPUT_RULES)}.")
@@ -158,7 +142,7 @@ def lrp_block(
             raise ValueError("LRP-Block cannot see how the logits come from the input. Use ordinary Python modules.")
         found = _propagate(tape, maps, place, logits, outputs)
     activations = outputs if create_graph else {name: output.detach() for name, output in outputs.items()}
-    return BlockMaps(logits, found.pop(""), found, activations)
+    return Maps(logits, found.pop(""), found, activations)
 
 
 def _propagate(

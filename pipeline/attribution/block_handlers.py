@@ -107,7 +107,7 @@ def _layer(tape, x, weight, bias, output, run, transpose, *, groups: int) -> T:
     node = tape.node(x)
     if node is None or tape.node(weight) is not None:
         raise ValueError("LRP-Block has no rule for weights that depend on the image. Use another correction.")
-    first = tape.first if node.depth == 0 else None
+    first = tape.padded.get(x, tape.first) if node.depth == 0 else None
     nonnegative = node.nonnegative
     if first is not None:
         first.require(x)
@@ -176,6 +176,30 @@ def relu(tape, function, args, kwargs):
     def back(flow: Flow) -> list[Flow]:
         flow = flow.settled(tape.rule)
         return [Flow(flow.gradient, flow.value, rectified=True)]
+
+    tape.record(output, [x], back, nonnegative=True)
+    return output
+
+
+def relu6(tape, function, args, kwargs):
+    """Relevance passes: an input x above 6 has relevance gradient * 6, so relevance / value is gradient * 6 / x."""
+    x = args[0] if args else kwargs["input"]
+    tape.require_depth(function, [x])
+    at = 1 if function is F.relu6 else 3
+    if function is F.hardtanh:
+        bounds = argument(args, kwargs, 1, "min_val", -1.0), argument(args, kwargs, 2, "max_val", 1.0)
+        if bounds != (0, 6):
+            raise ValueError(
+                f"LRP-Block has no rule for hardtanh between {bounds[0]} and {bounds[1]}, only for ReLU and ReLU6. "
+                "Use another correction."
+            )
+    output = F.relu6(x)
+    if argument(args, kwargs, at, "inplace", False):
+        tape.overwrite(x)
+
+    def back(flow: Flow) -> list[Flow]:
+        flow = flow.settled(tape.rule)
+        return [Flow(flow.gradient * (6 / x.clamp(min=6)), torch.relu(x), rectified=True)]
 
     tape.record(output, [x], back, nonnegative=True)
     return output
@@ -403,11 +427,22 @@ def join(tape, function, args, kwargs):
     return output
 
 
+def pad(tape, function, args, kwargs):
+    """Padding moves values; of zeros around pixels, first layers know that they are no pixels."""
+    output = routing.route(Routed(tape), function, args, kwargs)
+    x, width = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "pad")
+    constant = argument(args, kwargs, 2, "mode", "constant") == "constant"
+    known = tape.padded.get(x, tape.first)
+    # another value than 0 is noticed by the first layer
+    if constant and tape.node(x).depth == 0 and x.shape == known.prepared.shape:
+        tape.padded[output] = known.padded(width)
+    return output
+
+
 _ROUTED = (routing.reshape, routing.route, routing.forget, routing.refuse_writing)
 ROUTED: dict[Callable, Callable] = {
     function: handler for handler in _ROUTED for function in routing.HANDLED[handler]
 }  # fmt: skip
-ROUTED[F.pad] = routing.route
 _POOLS = (
     F.max_pool1d, torch.max_pool1d, F.max_pool2d, torch.max_pool2d, F.max_pool3d, torch.max_pool3d,
     F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d,
@@ -425,6 +460,8 @@ HANDLED: dict[Callable, Callable] = {
         convolution: tuple(_CONVOLUTIONS),
         batch_norm: (F.batch_norm, torch.batch_norm),
         relu: (torch.relu, T.relu, F.relu, *_RELU_IN_PLACE),
+        relu6: (F.relu6, F.hardtanh),
+        pad: (F.pad,),
         drop_out: (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout),
         max_pool: _POOLS,
         average: _AVERAGES,

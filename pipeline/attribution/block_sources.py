@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch.nn import functional as F
 
 from .block_arithmetic import share
 from .block_flow import BlockRule, Flow, added
@@ -185,9 +186,9 @@ class FirstLayer:
     """What rules of the first layer know of its input.
 
     Attributes:
-        prepared: pixels as the network's own normalisation leaves them `[N, C, H, W]`.
-        bounds: lowest and highest of them `[1, C or 1, 1, 1]`, for Zb; None for the rule of all other layers.
-        black: what becomes of pixels that are 0 `[1, C or 1, 1, 1]`; None if they stay 0.
+        prepared: pixels as the network's own normalisation and padding leave them `[N, C, H, W]`.
+        bounds: lowest and highest of them `[1, C or 1, H or 1, W or 1]`, for Zb; None for the rule of all other layers.
+        black: what becomes of pixels that are 0 `[1, C or 1, H or 1, W or 1]`; None if they stay 0.
     """
 
     prepared: torch.Tensor
@@ -195,16 +196,28 @@ class FirstLayer:
     black: torch.Tensor | None
 
     def require(self, x: torch.Tensor) -> None:
-        """Check that a first layer sees the pixels, at most with other axes.
+        """Check that a first layer sees the pixels and padding, at most with other axes.
 
         Raises:
             ValueError: it does not.
         """
         if x.numel() != self.prepared.numel() or not torch.equal(x.reshape(self.prepared.shape), self.prepared):
             raise ValueError(
-                "LRP-Block must know what the first layer sees, but the network changes the pixels before it. Leave "
-                "normalisation to model.mean and model.std."
+                "LRP-Block must know what the first layer sees, but the network changes the pixels before it otherwise "
+                "than by padding with zeros. Leave normalisation to model.mean and model.std."
             )
+
+    def padded(self, pad: Sequence[int]) -> FirstLayer:
+        """Return what is known after padding with zeros, as `F.pad` counts: there is no range, black is 0 as well."""
+
+        def fill(values: torch.Tensor) -> torch.Tensor:
+            return F.pad(values.to(self.prepared).expand(-1, *self.prepared.shape[1:]), pad)
+
+        return FirstLayer(
+            fill(self.prepared),
+            None if self.bounds is None else (fill(self.bounds[0]), fill(self.bounds[1])),
+            None if self.black is None else fill(self.black),
+        )
 
     def like(self, bound: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Return a bound in the shape of one input of the first layer `[1, ...]`."""

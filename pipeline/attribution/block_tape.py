@@ -27,6 +27,7 @@ class BlockTape(Recorder):
     Attributes:
         rule: of the maps that are being propagated.
         sources: result -> what a BatchNorm would take with it, for outputs of linear layers and what joins them.
+        padded: pixels with zeros around them -> what a first layer knows of these.
     """
 
     def __init__(self, first: FirstLayer, signs: Mapping[int, Sign], *, epsilon: float, constant_biases: bool):
@@ -34,6 +35,7 @@ class BlockTape(Recorder):
         self.first, self.epsilon, self.constant_biases = first, epsilon, constant_biases
         self.rule: BlockRule = "epsilon"
         self.sources: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.padded: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._signs = signs
         self._overwritten = WeakIdKeyDictionary()
 
@@ -92,7 +94,7 @@ class BlockTape(Recorder):
         if any(isinstance(each, torch.Tensor) and each.is_floating_point() for each in results):
             raise ValueError(
                 f"LRP-Block has no rule for {name_of(function)}: it is made for networks of convolutions, linear "
-                "layers, BatchNorm, ReLU, pooling, sums and concatenation. Use LRP-Flex, or another correction."
+                "layers, BatchNorm, ReLU, ReLU6, pooling, sums, concatenation. Use LRP-Flex, or another correction."
             )
         return output
 
@@ -100,6 +102,7 @@ class BlockTape(Recorder):
         """Let go of everything recorded: it holds itself in circles."""
         self.steps.clear()
         self.sources.clear()
+        self.padded.clear()
 
 
 def signs_of(factors: Iterable[torch.Tensor]) -> dict[int, Sign]:

@@ -9,33 +9,16 @@ themselves, uses the true derivative.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from .flex_forward import FlexForward, flex_forward
+from .maps import Maps
 from .targets import StartRelevance, Target, logit_weights, start_at
 
 Explained = Callable[[torch.Tensor], torch.Tensor]
 """Takes logits `[N, classes]`, returns what is explained of every sample `[N]`, or, for several maps, `[N, K]`."""
-
-
-@dataclass(frozen=True)
-class FlexMaps:
-    """Several explanations of one batch.
-
-    Attributes:
-        logits: `[N, classes]`.
-        relevance: at the pixels `[N, K, C, H, W]`, signed.
-        relevances: at the output of each requested layer `[N, K, ...]`.
-        activations: output of each requested layer.
-    """
-
-    logits: torch.Tensor
-    relevance: torch.Tensor
-    relevances: dict[str, torch.Tensor] = field(default_factory=dict)
-    activations: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def flex_maps(
@@ -48,7 +31,7 @@ def flex_maps(
     epsilon: float = 1e-2,
     input_rule: str = "zb",
     pixel_range: tuple[float, float] = (0.0, 1.0),
-) -> FlexMaps:
+) -> Maps:
     """Explain a batch several times after one forward pass.
 
     Every map is a backward pass of its own; a graph kept for all of them takes the memory of all. For a loss that
@@ -104,7 +87,7 @@ def seeds_of(
 
 def _maps(
     forward: FlexForward, starts: Sequence[tuple[torch.Tensor, torch.Tensor]], layers: Sequence[str], create_graph: bool
-) -> FlexMaps:
+) -> Maps:
     """Return one map for each pair of a tensor and the gradient there that it starts with."""
 
     def kept(tensor: torch.Tensor) -> torch.Tensor:
@@ -114,7 +97,7 @@ def _maps(
         forward.relevance(start, seed, layers, create_graph=create_graph, keep=number < len(starts))
         for number, (start, seed) in enumerate(starts, 1)
     ]
-    return FlexMaps(
+    return Maps(
         kept(forward.logits),
         torch.stack([kept(relevance) for relevance, _ in found], 1),
         {name: torch.stack([kept(at_layers[name]) for _, at_layers in found], 1) for name in layers},

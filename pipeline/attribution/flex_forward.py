@@ -106,7 +106,7 @@ def flex_forward(
     with (
         torch.enable_grad(),
         _full_precision(x),
-        record_first_block(model, x, enabled=input_rule == "zb") as first,
+        record_first_block(model, x, mode, enabled=input_rule == "zb") as first,
         record_outputs(model, layers, visit),
         mode,
     ):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -108,6 +109,28 @@ class Affine:
     shift: torch.Tensor | None
 
 
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution as it ran, together with the padding by zeros right before it.
+
+    Attributes:
+        input: before that padding `[N, C, H, W]`.
+        pads: what that padding adds: left, right, top, bottom.
+        padding: what the convolution adds itself, a word as PyTorch takes it or one number for both sides of an axis.
+        output: `[N, C', H', W']`.
+    """
+
+    input: torch.Tensor
+    pads: tuple[int, int, int, int]
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    stride: int | Sequence[int]
+    padding: str | int | Sequence[int]
+    dilation: int | Sequence[int]
+    groups: int
+    output: torch.Tensor
+
+
 class FlexMode(TorchFunctionMode):
     """Sends relevance its own way through activations, BatchNorm, convolutions and pooling while a model runs.
 
@@ -121,13 +144,16 @@ class FlexMode(TorchFunctionMode):
     Attributes:
         direction: of the backward passes through what ran.
         norms: what BatchNorm got -> what it did.
+        first: the convolution that ran first.
     """
 
     def __init__(self, epsilon: float, source: Source):
         super().__init__()
         self.direction = Direction()
         self.norms = WeakIdKeyDictionary()
+        self.first: Convolution | None = None
         self._epsilon, self._source = epsilon, source
+        self._padded = WeakIdKeyDictionary()
         self._overwritten = WeakIdKeyDictionary()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -149,6 +175,8 @@ class FlexMode(TorchFunctionMode):
             return self._batch_norm(*_arguments_of_batch_norm(*args, **kwargs))
         if function is torch.conv2d:
             return self._convolution(*args, **kwargs)
+        if function is F.pad:
+            return self._pad(*args, **kwargs)
         if function in _MAX_POOL:
             return self._max_pool(*args, **kwargs)
         if function is F.avg_pool2d:
@@ -193,13 +221,24 @@ class FlexMode(TorchFunctionMode):
 
     def _convolution(self, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> torch.Tensor:
         y = torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-        if input.ndim != 4 or isinstance(padding, str):
-            return y  # its own derivative is right, and slower
-        rule = partial(
-            transposed_convolution,
-            size=input.shape[2:], stride=stride, padding=padding, dilation=dilation, groups=groups,
-        )  # fmt: skip
-        return self._route(input, y, rule, weight)
+        if input.ndim == 4 and not isinstance(padding, str):  # else its own derivative is right, and slower
+            rule = partial(
+                transposed_convolution,
+                size=input.shape[2:], stride=stride, padding=padding, dilation=dilation, groups=groups,
+            )  # fmt: skip
+            y = self._route(input, y, rule, weight)
+        if self.first is None:
+            unpadded = self._padded.get(input, (input, (0, 0, 0, 0)))
+            self.first = Convolution(*unpadded, weight, bias, stride, padding, dilation, groups, y)
+        return y
+
+    def _pad(self, input, pad, mode="constant", value=None) -> torch.Tensor:
+        """Pad, and remember what zeros are around, for the first convolution: pixels have bounds, padding is 0."""
+        y = F.pad(input, pad, mode, value)
+        if self.first is None and mode == "constant" and not value and len(pad) <= 4 and min(pad) >= 0:
+            unpadded, around = self._padded.get(input, (input, (0, 0, 0, 0)))
+            self._padded[y] = unpadded, tuple(map(sum, zip_longest(around, pad, fillvalue=0)))
+        return y
 
     def _max_pool(
         self, input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False

@@ -93,10 +93,10 @@ class IsnetMethod(FineTuningConfig):
         0.7,
         description="P of the total loss (1 - P) classification + P heatmap loss; or epoch: P, each from its epoch on",
     )
-    background: MaskedBackground = Field(
-        "artifact",
+    background: MaskedBackground | None = Field(
+        None,
         description="where relevance is minimised: in the artifacts of all biases, outside the region of interest of "
-        "the data set, or both",
+        "the data set, or both; default: localize.background",
     )
     start: Literal["checkpoint", "scratch"] = Field(
         "checkpoint", description="from the model under audit, or from the architecture's first weights"

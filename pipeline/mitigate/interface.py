@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.concepts.cav import Cav, acting_layer
+from pipeline.config.mitigate import MaskedBackground
 from pipeline.config.model import AugmentConfig
 from pipeline.data.dataset import AuditDataset
 from pipeline.errors import ConfigError, nearest
@@ -64,6 +65,7 @@ class Problem:
         device: where to compute.
         seed: of everything random.
         augment: changes of training images; masks move along.
+        background: what masks cover where a method does not say it.
         fresh: makes the architecture anew with its first weights, for corrections that start from scratch.
         key: hash of the inputs, for resuming.
         state_path: where a training keeps its state.
@@ -75,6 +77,7 @@ class Problem:
     device: str = "cpu"
     seed: int = 0
     augment: AugmentConfig = AugmentConfig()
+    background: MaskedBackground = "artifact"
     fresh: Callable[[], AuditModel] | None = None
     class_weights: torch.Tensor | None = None
     reporter: Reporter = field(default_factory=SilentReporter)

@@ -55,7 +55,7 @@ class IsNet:
             config,
             losses,
             frozen_norms=config.frozen_norms,
-            background=config.background,
+            background=config.background or problem.background,
             validated=losses if config.select == "total" else None,
         )
         if losses_fight(correction.history):

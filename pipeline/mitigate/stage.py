@@ -14,7 +14,7 @@ from pipeline.concepts.cav import Cav
 from pipeline.concepts.corrected import method_weights
 from pipeline.concepts.localization import dilate
 from pipeline.concepts.pasting import pasted_world
-from pipeline.config.mitigate import AnyMethod
+from pipeline.config.mitigate import AnyMethod, IsnetMethod, MaskedBackground
 from pipeline.data.dataset import AuditDataset
 from pipeline.data.memory import split_indices
 from pipeline.data.open import open_world
@@ -52,7 +52,10 @@ def _run(context: StageContext, group: TrainingGroup) -> None:
     original = open_original(context, dataset)
     known = [_load_bias(context, bias) for bias in biases]
     pasted = pasted_world(context.directory.root, dataset, biases, context.config.localize.dilate, context.config.seed)
-    missing = {method.method_id: what_is_missing(method, known, dataset) for method in methods}
+    missing = {
+        method.method_id: what_is_missing(method, known, dataset, context.config.localize.background)
+        for method in methods
+    }
     if group.leads:
         _remove_others(context, [method_id for method_id, lack in missing.items() if not lack])
     for method in methods:
@@ -66,10 +69,16 @@ def _run(context: StageContext, group: TrainingGroup) -> None:
             _correct(context, method, key, original, dataset, pasted, known, group)
 
 
-def what_is_missing(method: AnyMethod, known: list[KnownBias], dataset: AuditDataset) -> str:
-    """Return why a correction cannot be made from the biases and the data set, or an empty text."""
+def what_is_missing(
+    method: AnyMethod, known: list[KnownBias], dataset: AuditDataset, background: MaskedBackground
+) -> str:
+    """Return why a correction cannot be made from the biases and the data set, or an empty text.
+
+    Args:
+        background: of `localize`, which counts for ISNet unless it has its own.
+    """
     needs = MITIGATIONS[method.kind].needs
-    background = getattr(method, "background", "artifact")
+    background = (method.background or background) if isinstance(method, IsnetMethod) else "artifact"
     if needs == "masks" and background != "artifact":
         rows = split_indices(dataset, "train")
         if any(dataset.roi_mask(int(row)) is not None for row in rows):
@@ -102,6 +111,7 @@ def _correct(
         device=context.device,
         seed=context.config.seed,
         augment=train.augment,
+        background=context.config.localize.background,
         fresh=lambda: _first_weights(context, dataset),
         class_weights=class_weights(labels, len(dataset.classes)) if train.class_weights else None,
         reporter=context.reporter if group.leads else SilentReporter(),

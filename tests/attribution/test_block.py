@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from pipeline.attribution import attribute
 from pipeline.attribution.block import (
     BlockMap,
-    BlockMaps,
     all_classes_seed,
     class_seed,
     dual_maps,
     lrp_block,
     selective_seed,
 )
+from pipeline.attribution.maps import Maps
 from pipeline.models.build import AuditModel, Normalize
 
 T = torch.Tensor
@@ -566,7 +566,7 @@ def test_all_maps_come_from_one_forward_pass(residual, pixels):
 def test_with_and_without_a_graph_maps_are_the_same(dense, pixels, untouched):
     network, x = dense(), pixels(2, 3, 13, 13)
     maps = [*dual_maps(), epsilon_map(1)]
-    kept: list[BlockMaps] = []
+    kept: list[Maps] = []
     untouched(network, lambda: kept.append(lrp_block(network, x, maps, create_graph=True, layers=["transition.1"])))
     untouched(network, lambda: kept.append(lrp_block(network, x, maps, layers=["transition.1"])))
     graph, plain = kept
@@ -680,7 +680,7 @@ def test_bad_requests_are_refused_by_name(plain, pixels):
     [
         (nn.GELU(), "no rule for gelu"),
         (nn.Sigmoid(), "no rule for sigmoid"),
-        (nn.ReLU6(), "no rule for hardtanh"),
+        (nn.Hardtanh(), "no rule for hardtanh"),
         (nn.GroupNorm(2, 4), "no rule for group_norm"),
         (nn.ConvTranspose2d(4, 4, 1), "no rule for conv_transpose2d"),
         (nn.Conv2d(4, 4, 2, padding="same"), "padding='same' with an even kernel"),

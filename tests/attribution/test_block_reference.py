@@ -2,66 +2,24 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from isnet_numbers import numbers, residual_network, tiny_network, with_reference_weights
+from isnet_numbers import relative as off
 from torch import nn
 from torch.nn import functional as F
 
 from pipeline.attribution import block_handlers
-from pipeline.attribution.block import BlockMap, BlockMaps, class_seed, dual_maps, lrp_block, selective_seed
+from pipeline.attribution.block import BlockMap, class_seed, dual_maps, lrp_block, selective_seed
+from pipeline.attribution.maps import Maps
 from pipeline.mitigate.heatmap_loss import heatmap_loss
 
-REFERENCE = Path(__file__).parents[2] / "../shared/reference/isnet"
 SUFFIX = "_e1e-2_Zb"
 ROUNDING = 5e-5
 """Of the largest value, in deep networks. The reference itself rounds by 9e-5, compared with double precision."""
-
-
-def reference(name: str) -> dict[str, np.ndarray]:
-    if not (REFERENCE / name).is_file():
-        pytest.skip(f"reference numbers {name} are not beside the project")
-    with np.load(REFERENCE / name) as stored:
-        return dict(stored)
-
-
-def with_weights(model: nn.Module) -> nn.Module:
-    """Weights by the recipe of the reference numbers: one generator per tensor, seeded by its name."""
-    modules = dict(model.named_modules())
-    for name, tensor in model.state_dict().items():
-        owner, _, kind = name.rpartition(".")
-        random = np.random.RandomState(zlib.crc32(name.encode()) & 0xFFFFFFFF)
-        if kind == "num_batches_tracked":
-            continue
-        if isinstance(modules[owner], nn.BatchNorm2d):
-            uniform = kind in ("weight", "running_var")
-            values = random.uniform(0.5, 1.5, tensor.shape) if uniform else 0.1 * random.standard_normal(tensor.shape)
-        elif kind == "weight":
-            values = random.standard_normal(tensor.shape) * np.sqrt(2 / np.prod(tensor.shape[1:]))
-        else:
-            values = 0.05 * random.standard_normal(tensor.shape)
-        tensor.copy_(torch.from_numpy(np.asarray(values, np.float32)))
-    return model.eval()
-
-
-def small_network() -> nn.Module:
-    stored = reference("tiny_cnn.npz")
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 5),
-    )  # fmt: skip
-    network.load_state_dict({key[2:]: torch.from_numpy(stored[key]) for key in stored if key.startswith("w/")})
-    return network
-
-
-def residual_network() -> nn.Module:
-    from torchvision.models import resnet18
-
-    return with_weights(resnet18(num_classes=4))
 
 
 def dense_network() -> nn.Module:
@@ -75,7 +33,7 @@ def dense_network() -> nn.Module:
         del transition.pool
         transition.add_module("rectify", nn.ReLU())
         transition.add_module("pool", pool)
-    return with_weights(network)
+    return with_reference_weights(network)
 
 
 def kinds(classes: int) -> dict[str, list[BlockMap]]:
@@ -84,11 +42,6 @@ def kinds(classes: int) -> dict[str, list[BlockMap]]:
         "block_dual": list(dual_maps()),
         "block_selective": [BlockMap("epsilon", selective_seed())],
     }
-
-
-def off(found: torch.Tensor, expected: np.ndarray) -> float:
-    """Return the largest difference, in units of the largest expected magnitude."""
-    return float(np.abs(found.detach().numpy() - expected).max() / np.abs(expected).max())
 
 
 STAGES = {
@@ -103,8 +56,8 @@ STAGES = {
 @pytest.mark.parametrize("name", ["tiny_cnn", "resnet18", "densenet121"])
 def test_maps_agree_with_the_reference(name):
     deep = name != "tiny_cnn"
-    stored = reference(f"{name}_block_fixed.npz" if deep else f"{name}.npz")
-    network = {"tiny_cnn": small_network, "resnet18": residual_network, "densenet121": dense_network}[name]()
+    stored = numbers(f"{name}_block_fixed.npz" if deep else f"{name}.npz")
+    network = {"tiny_cnn": tiny_network, "resnet18": residual_network, "densenet121": dense_network}[name]()
     x = torch.from_numpy(stored["x"])
     for kind, maps in kinds(stored["logits"].shape[1]).items():
         tag = kind.replace("dual", "dual_z+e") + SUFFIX
@@ -115,9 +68,7 @@ def test_maps_agree_with_the_reference(name):
             assert off(found.relevances[layer].sum((2, 3, 4)), stored[f"{tag}/lds/{stage}/sum"]) <= 1e-5, (kind, stage)
 
 
-def step(
-    network: nn.Module, numbers: Callable[[str], np.ndarray], maps: list[BlockMap], cuts
-) -> tuple[BlockMaps, list]:
+def step(network: nn.Module, numbers: Callable[[str], np.ndarray], maps: list[BlockMap], cuts) -> tuple[Maps, list]:
     """One training step of the reference, with its constant biases; return the maps and CE, heatmap, total loss."""
     x, mask = torch.from_numpy(numbers("x")), torch.from_numpy(numbers("mask"))
     found = lrp_block(network, x, maps, create_graph=True, constant_biases=True)
@@ -131,8 +82,8 @@ def step(
 @pytest.mark.real_data
 @pytest.mark.parametrize("kind", ["block_e_multi", "block_dual", "block_selective"])
 def test_gradients_of_a_training_step_agree_with_the_reference(kind):
-    stored = reference("training_step.npz")
-    network = small_network()
+    stored = numbers("training_step.npz")
+    network = tiny_network()
     found, losses = step(network, lambda key: stored[f"tiny/{key}"], kinds(5)[kind], (0.5, 12.5))
     assert off(found.relevance, stored[f"tiny/{kind}/heatmap"]) <= 1e-5
     assert losses == pytest.approx(stored[f"tiny/{kind}/losses_ce_heat_total"], rel=1e-5)
@@ -157,7 +108,7 @@ OWN_STATISTICS = block_handlers.normalized
 @pytest.mark.parametrize("mode", ["evalBN", "trainBN"])
 @pytest.mark.parametrize("kind", ["block_e_multi", "block_dual", "block_selective"])
 def test_a_training_step_of_a_residual_network_agrees_with_the_reference(kind, mode, monkeypatch):
-    stored = reference("training_step_fixedblock.npz")
+    stored = numbers("training_step_fixedblock.npz")
     network = residual_network().train(mode == "trainBN")
     monkeypatch.setattr(block_handlers, "normalized", published_statistics)
     found, losses = step(network, lambda key: stored[f"r18/{key}"], kinds(4)[kind], (5.0, 500.0))
@@ -175,7 +126,7 @@ def test_a_training_step_of_a_residual_network_agrees_with_the_reference(kind, m
 
 @pytest.mark.real_data
 def test_with_the_statistics_that_batch_norm_used_maps_differ_a_little_from_the_published_ones():
-    stored = reference("training_step_fixedblock.npz")
+    stored = numbers("training_step_fixedblock.npz")
     found = lrp_block(residual_network().train(), torch.from_numpy(stored["r18/x"]), kinds(4)["block_dual"])
     difference = off(found.relevance[:1], stored["r18/trainBN/block_dual/heatmap"])
     assert 1e-3 < difference < 0.1

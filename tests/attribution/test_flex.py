@@ -1,17 +1,13 @@
 from __future__ import annotations
 
-import zlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from isnet_numbers import numbers, relative, residual_network, tiny_network
 from torch import nn
 from torch.nn import functional as F
 
 from pipeline.attribution import attribute, lrp_flex
-
-REFERENCE = Path(__file__).parents[2] / "../shared/reference/isnet"
 
 
 def relevance_of(model, x, target=None, **options) -> torch.Tensor:
@@ -223,42 +219,14 @@ def test_without_create_graph_nothing_of_the_graph_comes_out(residual, pixels, u
     assert torch.equal(found.relevance, relevance) and torch.equal(found.relevances["3"], by_layer["3"])
 
 
-def reference(name: str) -> dict[str, np.ndarray]:
-    if not (REFERENCE / name).is_file():
-        pytest.skip(f"reference numbers {name} are not beside the project")
-    with np.load(REFERENCE / name) as stored:
-        return dict(stored)
-
-
-def reference_weights(model: nn.Module) -> nn.Module:
-    """Weights by the recipe of the reference numbers: one generator per tensor, seeded by its name."""
-    modules = dict(model.named_modules())
-    for name, tensor in model.state_dict().items():
-        owner, _, kind = name.rpartition(".")
-        random = np.random.RandomState(zlib.crc32(name.encode()) & 0xFFFFFFFF)
-        if kind == "num_batches_tracked":
-            continue
-        if isinstance(modules[owner], nn.BatchNorm2d):
-            uniform = kind in ("weight", "running_var")
-            values = random.uniform(0.5, 1.5, tensor.shape) if uniform else 0.1 * random.standard_normal(tensor.shape)
-        elif kind == "weight":
-            values = random.standard_normal(tensor.shape) * np.sqrt(2 / np.prod(tensor.shape[1:]))
-        else:
-            values = 0.05 * random.standard_normal(tensor.shape)
-        tensor.copy_(torch.from_numpy(np.asarray(values, np.float32)))
-    return model.eval()
-
-
 def close(found: torch.Tensor, expected: np.ndarray) -> bool:
-    return bool(np.abs(found.numpy() - expected).max() <= 1e-5 * np.abs(expected).max())
+    return relative(found, expected) <= 1e-5
 
 
 @pytest.mark.real_data
 def test_residual_network_agrees_with_the_reference_numbers():
-    stored = reference("resnet18.npz")
-    from torchvision.models import resnet18
-
-    network, x = reference_weights(resnet18(num_classes=4)), torch.from_numpy(stored["x"])
+    stored = numbers("resnet18.npz")
+    network, x = residual_network(), torch.from_numpy(stored["x"])
     tag = "flex_multi_e1e-2_Zb"
     for target in range(4):
         found, logits, by_layer, _ = lrp_flex(network, x, target, epsilon=1e-2, layers=["layer1", "layer4"])
@@ -283,12 +251,8 @@ def eta(stabilizer: float):
 
 @pytest.mark.real_data
 def test_small_network_agrees_with_the_reference_numbers():
-    stored = reference("tiny_cnn.npz")
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 5),
-    )  # fmt: skip
-    network.load_state_dict({key[2:]: torch.from_numpy(stored[key]) for key in stored if key.startswith("w/")})
+    stored = numbers("tiny_cnn.npz")
+    network = tiny_network()
     x = torch.from_numpy(stored["x"])
     for target in range(5):
         assert close(relevance_of(network, x, target, input_rule="zb"), stored["flex_multi_e1e-2_Zb"][:, target])

@@ -18,7 +18,7 @@ from pipeline.mitigate import make_mitigation
 from pipeline.mitigate.cuts import Cuts
 from pipeline.mitigate.fine_tuning import MaskedBatch
 from pipeline.mitigate.heatmap_loss import deep_supervision, heatmap_loss
-from pipeline.mitigate.interface import Problem
+from pipeline.mitigate.interface import Correction, Problem
 from pipeline.mitigate.isnet import IsNet, isnet_losses, losses_fight, measured_cuts
 from pipeline.mitigate.isnet_maps import INPUT, relevance_maps
 from pipeline.models.loop import Epoch
@@ -311,3 +311,14 @@ def test_losses_fight_where_one_rises_while_the_other_falls(classification, heat
         for number, (one, other) in enumerate(zip(classification, heatmap, strict=True), start=1)
     ]
     assert losses_fight(history) is fight
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "roi"), ("union", "union")])
+def test_what_is_background_is_said_by_localize_unless_the_method_says_it(audited, monkeypatch, own, expected):
+    asked = []
+    monkeypatch.setattr(
+        "pipeline.mitigate.isnet.fine_tune", lambda *_, background, **__: asked.append(background) or Correction(None)
+    )
+    model, problem = audited
+    IsNet(method(cut=1.0, cut2=2.0, background=own)).fit(model, dataclasses.replace(problem, background="roi"))
+    assert asked == [expected]

@@ -25,15 +25,23 @@ def data(*, rois: bool) -> SimpleNamespace:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_correction_is_made_only_from_what_it_needs(section, kind, rois):
     method, dataset = section(kind), data(rois=rois)
-    assert what_is_missing(method, [known(MASK)], dataset) == ""
-    assert ("no bias" in what_is_missing(method, [], dataset)) == (KINDS[kind] != "nothing")
-    assert ("mask" in what_is_missing(method, [known(None)], dataset)) == (KINDS[kind] == "masks")
+    assert what_is_missing(method, [known(MASK)], dataset, "artifact") == ""
+    assert ("no bias" in what_is_missing(method, [], dataset, "artifact")) == (KINDS[kind] != "nothing")
+    assert ("mask" in what_is_missing(method, [known(None)], dataset, "artifact")) == (KINDS[kind] == "masks")
 
 
-def test_regions_of_interest_stand_in_for_masks_of_artifacts():
-    roi, union = (SimpleNamespace(kind="isnet", background=background) for background in ("roi", "union"))
+@pytest.mark.parametrize("own", [False, True], ids=["of localize", "of its own"])
+def test_regions_of_interest_stand_in_for_masks_of_artifacts(section, own):
+    def missing(background: str, biases: list, rois: bool) -> str:
+        method = section("isnet", background=background) if own else section("isnet")
+        return what_is_missing(method, biases, data(rois=rois), "artifact" if own else background)
+
     for biases in ([], [known(None)], [known(MASK)]):
-        assert what_is_missing(roi, biases, data(rois=True)) == what_is_missing(union, biases, data(rois=True)) == ""
-        assert "no regions of interest" in what_is_missing(roi, biases, data(rois=False))
-    assert what_is_missing(union, [known(MASK)], data(rois=False)) == ""
-    assert "no bias" in what_is_missing(union, [], data(rois=False))
+        assert missing("roi", biases, rois=True) == missing("union", biases, rois=True) == ""
+        assert "no regions of interest" in missing("roi", biases, rois=False)
+    assert missing("union", [known(MASK)], rois=False) == ""
+    assert "no bias" in missing("union", [], rois=False)
+
+
+def test_other_corrections_need_masks_of_artifacts_whatever_localize_calls_background(section):
+    assert "no bias" in what_is_missing(section("rrr"), [], data(rois=True), "roi")
