@@ -76,6 +76,9 @@ def test_training_keeps_the_plain_architecture(audited, section, kind):
     correction = make_mitigation(section(kind)).fit(model, problem)
     assert correction.model.state_dict().keys() == model.state_dict().keys()
     assert correction.insertions == []
+    assert [type(module) for module in correction.model.modules()] == [type(module) for module in model.modules()]
+    for module in correction.model.modules():
+        assert not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 @pytest.mark.parametrize("kind", MITIGATIONS)
