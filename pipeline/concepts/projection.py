@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from pipeline.models.replacement import layer_within
+
 ProjectionMode = Literal["position", "pooled"]
 
 
@@ -63,6 +65,12 @@ def insert_projection(model: nn.Module, layer: str, projection: Projection) -> N
     child.projections.append(projection)
 
 
-def unprojected(model: nn.Module, layer: str) -> str:
-    """Return the name under which the layer's own output, before projections, is found."""
-    return f"{layer}.layer" if isinstance(model.get_submodule(layer), Projected) else layer
+def own_layer(model: nn.Module, layer: str) -> str | None:
+    """Return under which name a corrected model holds a layer's own output, before any projection; None: not at all.
+
+    Args:
+        model: original or corrected.
+        layer: name in the original.
+    """
+    found = layer_within(model, layer)
+    return f"{found}.layer" if found and isinstance(model.get_submodule(found), Projected) else found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +55,7 @@ class Batches:
         batch_size: rows in a batch; the last one may be smaller.
         shuffle_seed: None keeps the order; a number gives one order per (seed, epoch).
         workers: processes that read samples; 0 reads in this process.
+        order: epoch -> rows to visit, instead of `indices` or their permutation; some may come twice, others never.
         part: (number, of): of every batch only each of-th row, from that number on; where nothing is left, the first.
     """
 
@@ -66,11 +67,13 @@ class Batches:
         *,
         shuffle_seed: int | None = None,
         workers: int = 0,
+        order: Callable[[int], np.ndarray] | None = None,
         part: tuple[int, int] = (0, 1),
     ):
         self.dataset = dataset
         self.part = part
-        self.indices = np.asarray(indices)
+        self.order = order
+        self.indices = np.asarray(indices if order is None else order(0))
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self.workers = workers
@@ -80,8 +83,10 @@ class Batches:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        order = self.indices
-        if self.shuffle_seed is not None:
+        order = self.indices if self.order is None else np.asarray(self.order(self.epoch))
+        if len(order) != len(self.indices):
+            raise ValueError(f"order gave {len(order)} rows in epoch {self.epoch} and {len(self.indices)} before")
+        if self.order is None and self.shuffle_seed is not None:
             order = np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(order)
         number, of = self.part
         whole = split_rows(order, self.batch_size)

@@ -10,7 +10,6 @@ import numpy as np
 from pipeline.attribution import Composite, Explainer
 from pipeline.concepts.cav import fit_cav
 from pipeline.concepts.features import layer_features
-from pipeline.concepts.projection import unprojected
 from pipeline.concepts.sensitivity import concept_signs, layer_gradients, random_directions
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import AuditDataset
@@ -90,15 +89,15 @@ def concept_sensitivity(
 ) -> tuple[Interval, Interval]:
     """Return the TCAV quotient of the concept, and that of random directions as a control.
 
-    The direction is fitted anew in this model, since training moves what a direction means; behind a projection it is
-    measured in the layer's own output. The control's interval spans the random directions' central quantiles.
+    The direction is fitted anew in this model, since training moves what a direction means. The control's interval
+    spans the random directions' central quantiles.
 
     Args:
         fitting, fitting_rows, members: samples of the affected class and who of them carries the concept.
         testing, testing_rows: test samples on which the logit's slope is taken.
+        layer: name in this model.
         class_id: whose logit.
     """
-    layer = unprojected(model, layer)
     features = layer_features(model, fitting, fitting_rows, layer, device=device)
     direction = fit_cav(features, members, "pattern").direction
     parts = [

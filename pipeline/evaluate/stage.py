@@ -13,6 +13,7 @@ from pipeline.concepts.cav import Cav, acting_layer
 from pipeline.concepts.corrected import differs, load_corrected
 from pipeline.concepts.features import cav_features, layer_features
 from pipeline.concepts.pasting import pasted_world
+from pipeline.concepts.projection import own_layer
 from pipeline.data.checks import require_column
 from pipeline.data.dataset import AuditDataset
 from pipeline.data.memory import split_indices
@@ -162,6 +163,9 @@ def _tcav(
     rows: np.ndarray,
 ) -> list[Metric]:
     config = context.config.evaluate
+    layer = own_layer(model, acting_layer(bias.candidates)[0])
+    if layer is None:
+        return []  # this correction has another architecture
     usable = dataset.table["split"].to_numpy() != "test"
     fitting = np.flatnonzero(usable & (dataset.table["label"].to_numpy() == bias.class_id))
     members = np.isin(dataset.table["id"].to_numpy()[fitting], bias.sample_ids)
@@ -172,7 +176,7 @@ def _tcav(
         members,
         attacked,
         rows,
-        acting_layer(bias.candidates)[0],
+        layer,
         bias.class_id,
         random_count=config.random_directions,
         confidence=config.confidence,

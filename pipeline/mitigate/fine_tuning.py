@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from pipeline.attribution.recording import record_outputs
-from pipeline.config.mitigate import FineTuningConfig, MaskedBackground
+from pipeline.config.mitigate import FineTuningConfig, MaskedBackground, MaskSource
 from pipeline.data.augment import Augmenter
 from pipeline.data.batches import Batch, Batches
 from pipeline.data.memory import split_indices
@@ -34,12 +35,14 @@ class MaskedBatch:
         y: class ids `[B]`, or which classes are present `[B, K]`.
         mask: `[B, 1, H, W]`, 1 = what the model should not use; 0 everywhere for a sample without mask.
         epoch: number of the epoch, from 1.
+        rows: positions in the data set `[B]`.
     """
 
     x: torch.Tensor
     y: torch.Tensor
     mask: torch.Tensor
     epoch: int = 1
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
 
     @property
     def masked(self) -> torch.Tensor:
@@ -59,6 +62,8 @@ def fine_tune(
     frozen_up_to: str | None = None,
     frozen_norms: bool = True,
     background: MaskedBackground = "artifact",
+    mask_source: MaskSource = "localized",
+    order: Callable[[int], np.ndarray] | None = None,
     validated: Losses | None = None,
 ) -> Correction:
     """Return a trained copy of the model.
@@ -68,6 +73,8 @@ def fine_tune(
         frozen_up_to: every parameter that this layer's output depends on stays as it is.
         frozen_norms: statistics of BatchNorm stay as they are.
         background: what masks cover.
+        mask_source: who made the masks of artifacts.
+        order: epoch -> rows of the data set to visit in it, always as many; default: the training rows, shuffled.
         validated: losses that join the validation metrics by their names; the model is then in evaluation mode.
 
     Raises:
@@ -84,12 +91,12 @@ def fine_tune(
     dataset = problem.dataset
     rows, validation = split_indices(dataset, "train"), split_indices(dataset, "val")
     ids = dataset.table["id"].to_numpy()
-    masks = TrainingMasks(problem, [*rows, *(validation if validated else ())], background)
+    masks = TrainingMasks(problem, [*rows, *(validation if validated else ())], background, mask_source)
     augment = Augmenter(problem.augment, problem.seed)
 
     def batch_losses(network: nn.Module, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
         x, mask = augment(batch.x, masks.of(batch.index).to(batch.x.device), ids[batch.index], epoch)
-        return losses(network, MaskedBatch(x, batch.y, mask, epoch))
+        return losses(network, MaskedBatch(x, batch.y, mask, epoch, batch.index))
 
     def validate(network: nn.Module) -> dict[str, float]:
         metrics = validation_metrics(network, dataset, validation, problem.device)
@@ -102,7 +109,7 @@ def fine_tune(
     with deterministic_algorithms(config.deterministic):
         history = train_loop(
             corrected,
-            Batches(dataset, rows, config.batch_size, shuffle_seed=problem.seed + 1, part=part),
+            Batches(dataset, rows, config.batch_size, shuffle_seed=problem.seed + 1, part=part, order=order),
             batch_losses,
             validate,
             LoopSettings(
@@ -132,7 +139,7 @@ def mean_losses(
     """Return the mean over samples of every named loss, with the network as it is."""
     sums: dict[str, float] = {}
     for batch in batches:
-        moved = MaskedBatch(batch.x.to(device), batch.y.to(device), masks.of(batch.index).to(device))
+        moved = MaskedBatch(batch.x.to(device), batch.y.to(device), masks.of(batch.index).to(device), rows=batch.index)
         for name, value in losses(network, moved).items():
             sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(batch.y)
     return {name: value / len(batches.indices) for name, value in sums.items()}

@@ -13,13 +13,13 @@ import torch
 from pipeline.concepts.cav import Cav, acting_layer
 from pipeline.config.mitigate import MaskedBackground
 from pipeline.config.model import AugmentConfig
-from pipeline.data.dataset import AuditDataset
+from pipeline.data.worlds import WorldView
 from pipeline.errors import ConfigError, nearest
 from pipeline.models.build import AuditModel
 from pipeline.models.loop import Epoch
 from pipeline.models.training_group import TrainingGroup
 from pipeline.workspace.progress import Reporter, SilentReporter
-from pipeline.workspace.records import Bias
+from pipeline.workspace.records import Bias, Change
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Problem:
         group: processes that train together.
     """
 
-    dataset: AuditDataset
+    dataset: WorldView
     biases: list[KnownBias]
     device: str = "cpu"
     seed: int = 0
@@ -88,30 +88,20 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Insertion:
-    """A projection that the corrected model carries: layer, direction, clean value, mode."""
-
-    layer: str
-    direction: np.ndarray
-    clean_value: float
-    mode: str
-
-
-@dataclass(frozen=True)
 class Correction:
     """A corrected model.
 
     Attributes:
-        model: the plain architecture, or the architecture with projections inserted.
+        model: the plain architecture, or the architecture with changes.
         history: epochs of the training, empty without training.
-        insertions: projections to put in before its weights are loaded.
+        changes: of the architecture, which are made before its weights are loaded.
         notes: facts for the method's record.
     """
 
     model: AuditModel
     history: list[Epoch] = field(default_factory=list)
-    insertions: list[Insertion] = field(default_factory=list)
-    notes: dict = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    notes: dict[str, str | float] = field(default_factory=dict)
 
 
 class Mitigation(Protocol):

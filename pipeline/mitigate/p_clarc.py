@@ -11,8 +11,9 @@ from pipeline.concepts.cav import Cav
 from pipeline.concepts.projection import Projection, insert_projection
 from pipeline.config.mitigate import PClarcMethod
 from pipeline.models.build import AuditModel
+from pipeline.workspace.records import ProjectionChange
 
-from .interface import Correction, Insertion, Problem
+from .interface import Correction, Problem
 
 
 class ProjectiveClarc:
@@ -23,24 +24,17 @@ class ProjectiveClarc:
 
     def fit(self, model: AuditModel, problem: Problem) -> Correction:
         """Return a copy of the model with the projections inserted."""
-        insertions = [
-            Insertion(cav.layer, cav.direction, clean_value(cav, self.config.mode), self.config.mode)
-            for cav in (known.correction_cav(self.config.layer) for known in problem.biases)
-        ]
         corrected = copy.deepcopy(model)
-        insert_all(corrected, insertions)
-        return Correction(corrected, insertions=insertions)
+        changes = []
+        for known in problem.biases:
+            cav = known.correction_cav(self.config.layer)
+            direction = torch.as_tensor(np.asarray(cav.direction), dtype=torch.float32)
+            projection = Projection(direction, clean_value(cav, self.config.mode), self.config.mode)
+            insert_projection(corrected, cav.layer, projection.to(next(model.parameters()).device))
+            changes.append(ProjectionChange(layer=cav.layer, mode=self.config.mode, channels=len(direction)))
+        return Correction(corrected, changes=changes)
 
 
 def clean_value(cav: Cav, mode: str) -> float:
     """Return where the direction is projected to: the mean over clean samples of what the mode projects."""
     return cav.position_without if mode == "position" else cav.mean_without
-
-
-def insert_all(model: AuditModel, insertions: list[Insertion]) -> None:
-    """Put projections into the model, in place and on its device."""
-    device = next(model.parameters()).device
-    for insertion in insertions:
-        direction = torch.as_tensor(np.asarray(insertion.direction), dtype=torch.float32)
-        projection = Projection(direction, insertion.clean_value, insertion.mode).to(device)
-        insert_projection(model, insertion.layer, projection)

@@ -29,10 +29,10 @@ from pipeline.models.training_group import TrainingGroup, training_group
 from pipeline.workspace.hashing import digest_json
 from pipeline.workspace.masks import MaskSet
 from pipeline.workspace.progress import SilentReporter
-from pipeline.workspace.records import Bias, Biases, MethodRecord, ProjectionRecord
+from pipeline.workspace.records import Bias, Biases, MethodRecord
 from pipeline.workspace.stage import StageContext
 
-from .interface import Correction, KnownBias, Problem
+from .interface import KnownBias, Problem
 from .registry import MITIGATIONS, make_mitigation
 
 STATE = "training_state.pt"
@@ -142,7 +142,8 @@ def _correct(
         status=status,
         seconds=seconds,
         validation=validation,
-        projections=_projections(correction),
+        notes=correction.notes,
+        changes=correction.changes,
     )
     (folder / STATE).unlink(missing_ok=True)
     context.directory.write_record(f"mitigate/{method.method_id}/method.json", record)
@@ -166,13 +167,6 @@ def _validate(
         found = validation_metrics(model, pasted, rows, context.device)
         metrics |= {"pasted_accuracy": found["accuracy"], "pasted_balanced_accuracy": found["balanced_accuracy"]}
     return metrics
-
-
-def _projections(correction: Correction) -> list[ProjectionRecord]:
-    return [
-        ProjectionRecord(layer=each.layer, mode=each.mode, channels=len(each.direction))
-        for each in correction.insertions
-    ]
 
 
 def _load_bias(context: StageContext, bias: Bias) -> KnownBias:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from pipeline.config.mitigate import MaskedBackground
+from pipeline.config.mitigate import MaskedBackground, MaskSource
+from pipeline.data.worlds import WorldView
 
 from .interface import Problem
 
@@ -19,9 +20,16 @@ class TrainingMasks:
         problem: biases with their masks, and the data set with its regions of interest.
         rows: samples that may be asked for.
         background: "artifact", "roi" or "union". A sample that has neither has no mask.
+        source: masks that localize made, or the true ones of planted and listed artifacts.
     """
 
-    def __init__(self, problem: Problem, rows: Iterable[int], background: MaskedBackground = "artifact"):
+    def __init__(
+        self,
+        problem: Problem,
+        rows: Iterable[int],
+        background: MaskedBackground = "artifact",
+        source: MaskSource = "localized",
+    ):
         dataset = problem.dataset
         ids = dataset.table["id"].tolist()
         self.size = tuple(dataset.shape[1:])
@@ -29,7 +37,12 @@ class TrainingMasks:
         for row in map(int, rows):
             parts = []
             if background != "roi":
-                parts += [mask for known in problem.biases if (mask := known.mask(str(ids[row]))) is not None]
+                found = (
+                    true_masks(dataset, row)
+                    if source == "truth"
+                    else [known.mask(str(ids[row])) for known in problem.biases]
+                )
+                parts += [mask for mask in found if mask is not None]
             if background != "artifact" and (roi := dataset.roi_mask(row)) is not None:
                 parts.append(~roi)
             if parts:
@@ -39,3 +52,9 @@ class TrainingMasks:
         """Return masks `[B, 1, H, W]` as float32, all 0 for samples without mask."""
         nothing = torch.zeros(self.size, dtype=torch.bool)
         return torch.stack([self.masks.get(int(row), nothing) for row in rows])[:, None].float()
+
+
+def true_masks(dataset: WorldView, row: int) -> list[np.ndarray | None]:
+    """Return the masks of the planted artifact and of those that the data set lists for a sample."""
+    listed = [dataset.artifact_mask(name, row) for name in dataset.artifact_names()]
+    return [dataset.truth_mask(row), *listed]

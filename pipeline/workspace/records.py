@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -145,12 +145,25 @@ class Metric(Record):
     n: int
 
 
-class ProjectionRecord(Record):
+class ProjectionChange(Record):
     """A projection behind a layer; its values are in the method's `model.pt`."""
 
+    kind: Literal["projection"] = "projection"
     layer: str
     mode: str
     channels: int
+
+
+class NetworkChange(Record):
+    """Another network around, or instead of, the one under audit; its weights are in the method's `model.pt`."""
+
+    kind: Literal["network"] = "network"
+    name: str = Field(description="key of pipeline.models.replacement.REPLACEMENTS")
+    parameters: dict[str, int | float | str | list[int] | list[str]] = {}
+
+
+Change = Annotated[ProjectionChange | NetworkChange, Field(discriminator="kind")]
+"""What is done to the architecture under audit before a corrected model's weights are loaded into it."""
 
 
 class MethodRecord(Record):
@@ -165,7 +178,8 @@ class MethodRecord(Record):
     status: Literal["reviewed", "unreviewed"]
     seconds: float
     validation: dict[str, float] = Field(description="validation metrics, which select the best correction")
-    projections: list[ProjectionRecord] = Field([], description="what the corrected network carries, in this order")
+    notes: dict[str, str | float] = Field({}, description="what the correction says of itself")
+    changes: list[Change] = Field([], description="of the architecture, in this order; empty for the plain one")
 
 
 class GateResult(Record):

@@ -11,7 +11,7 @@ from pipeline.config.model import ModelConfig
 from pipeline.errors import CheckpointError
 from pipeline.models.build import build_model
 from pipeline.models.checkpoints import save_weights
-from pipeline.workspace.records import MethodRecord, ProjectionRecord
+from pipeline.workspace.records import MethodRecord, ProjectionChange
 
 LAYERS = ("network.relu1", "network.conv2", "network.relu1")
 
@@ -21,10 +21,10 @@ def original():
     return build_model(ModelConfig(params={"width": 4, "blocks": 2}, mean=(0.5,), std=(0.25,)), 3, 1).eval()
 
 
-def record(projections: list[ProjectionRecord]) -> MethodRecord:
+def record(projections: list[ProjectionChange]) -> MethodRecord:
     return MethodRecord(
         key="k", id="trial", kind="p_clarc", parameters={}, trained=False, biases=[], status="unreviewed", seconds=1.0,
-        validation={}, projections=projections,
+        validation={}, changes=projections,
     )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def test_a_corrected_model_comes_back_with_its_weights_and_projections(original,
         direction = torch.nn.functional.normalize(torch.randn(channels), dim=0)
         mode = "pooled" if number == 2 else "position"
         insert_projection(corrected, layer, Projection(direction, number - 0.5, mode))
-        projections.append(ProjectionRecord(layer=layer, mode=mode, channels=channels))
+        projections.append(ProjectionChange(layer=layer, mode=mode, channels=channels))
     save_weights(corrected.network, method_weights(tmp_path, "trial"))
     state = copy.deepcopy(original.state_dict())
     loaded = load_corrected(tmp_path, record(projections), original)
@@ -54,7 +54,7 @@ def test_a_corrected_model_comes_back_with_its_weights_and_projections(original,
 
 def test_weights_that_do_not_fit_are_refused(original, tmp_path):
     save_weights(original.network, method_weights(tmp_path, "trial"))
-    projections = [ProjectionRecord(layer="network.relu1", mode="position", channels=4)]
+    projections = [ProjectionChange(layer="network.relu1", mode="position", channels=4)]
     with pytest.raises(CheckpointError, match="missing 2: relu1.projections.0"):
         load_corrected(tmp_path, record(projections), original)
 

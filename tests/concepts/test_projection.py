@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.attribution.recording import record_outputs
-from pipeline.concepts.projection import Projected, Projection, insert_projection, unprojected
+from pipeline.concepts.projection import Projected, Projection, insert_projection, own_layer
 
 
 def unit(dimension: int, seed: int = 0) -> torch.Tensor:
@@ -81,7 +81,7 @@ def test_the_layers_own_output_is_found_before_and_after_a_projection(network):
     x = activation(2, 1, 8, 8)
     expected = network[0](x)
     for layer in ("0.1", "0.1.layer"):
-        name = unprojected(network, "0.1")
+        name = own_layer(network, "0.1")
         assert name == layer
         with record_outputs(network, [name]) as outputs:
             network(x)

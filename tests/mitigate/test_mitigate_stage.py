@@ -46,7 +46,7 @@ def test_each_method_has_a_folder_of_its_own(fit):
     }
     record = context.directory.read_record("mitigate/pooled/method.json", MethodRecord)
     assert (record.id, record.kind, record.parameters["mode"]) == ("pooled", "p_clarc", "pooled")
-    assert [each.mode for each in record.projections] == ["pooled"]
+    assert [each.mode for each in record.changes] == ["pooled"]
 
 
 def test_a_method_that_is_done_is_kept(fit):
@@ -102,11 +102,11 @@ def test_a_method_that_fails_leaves_the_earlier_result_whole_for_the_earlier_par
 def test_a_stage_killed_while_it_stores_a_result_fits_it_again(fit, monkeypatch):
     fit(P_CLARC)
 
-    def killed(*arguments):
+    def killed(**values):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_projections", killed)
+        patch.setattr(stage, "MethodRecord", killed)
         with pytest.raises(KeyboardInterrupt):
             fit(P_CLARC | {"mode": "pooled"})
     assert fit(P_CLARC)[1] == ["p_clarc"], "the weights on disk are no longer those of the record"

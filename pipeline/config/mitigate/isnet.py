@@ -1,4 +1,4 @@
-"""Section `mitigate`: the ways in which the model is corrected, each with its own parameters."""
+"""ISNet."""
 
 from __future__ import annotations
 
@@ -6,75 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Section
-
-MaskedBackground = Literal["artifact", "roi", "union"]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class MethodConfig(Section):
-    """What every mitigation understands."""
-
-    id: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]+$", description="name in tables; default: the kind")
-
-    @property
-    def method_id(self) -> str:
-        """The name under which the corrected model is stored and reported."""
-        return self.id or self.kind
-
-
-class FineTuningConfig(MethodConfig):
-    """What every mitigation that trains understands."""
-
-    epochs: int = Field(5, ge=1)
-    lr: float = Field(1e-3, gt=0)
-    batch_size: int = Field(64, ge=2)
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    clip_norm: float | None = Field(1.0, gt=0)
-    select: Literal["last", "loss", "accuracy", "balanced_accuracy", "auroc"] = Field(
-        "last", description="validation metric that names the best epoch; its samples carry the artifact as trained"
-    )
-    patience: int | None = Field(None, ge=1, description="end after so many epochs without a better one")
-    deterministic: bool = Field(False, description="only algorithms that repeat their numbers exactly; slower on a GPU")
-
-    @model_validator(mode="after")
-    def _patience_needs_a_measure(self) -> FineTuningConfig:
-        if self.patience is not None and self.select == "last":
-            raise ValueError("patience waits for a better epoch: say by which metric with select, such as select: loss")
-        return self
-
-
-class FineTuneMethod(FineTuningConfig):
-    """Plain fine-tuning on the same data and schedule: the fair baseline of every method that trains."""
-
-    kind: Literal["fine_tune"]
-
-
-class RrrMethod(FineTuningConfig):
-    """Right for the Right Reasons: input gradients inside the artifact mask are penalised."""
-
-    kind: Literal["rrr"]
-    weight: float = Field(30.0, ge=0, description="weight of the penalty beside the cross-entropy")
-    explained: Literal["max_logit", "target_logit", "all_logits_random", "log_probabilities"] = "all_logits_random"
-
-
-class RrClarcMethod(FineTuningConfig):
-    """Right-reason class artifact compensation: the latent gradient along the artifact direction is penalised."""
-
-    kind: Literal["rr_clarc"]
-    layer: str = Field("auto", description="where the CAV acts; auto = the deepest layer with near-best held-out AUROC")
-    weight: float = Field(100.0, ge=0)
-    explained: Literal["max_logit", "target_logit", "all_logits_random", "log_probabilities"] = "all_logits_random"
-
-
-class PClarcMethod(MethodConfig):
-    """Projective class artifact compensation: the artifact direction is projected to its clean value; no training."""
-
-    kind: Literal["p_clarc"]
-    layer: str = Field("auto", description="where the CAV acts; auto = the deepest layer with near-best held-out AUROC")
-    mode: Literal["position", "pooled"] = Field(
-        "position", description="project every position, or shift by the pooled value"
-    )
+from .shared import FineTuningConfig, MaskedBackground, Share
 
 
 class IsnetMethod(FineTuningConfig):
@@ -165,34 +97,4 @@ class IsnetMethod(FineTuningConfig):
             raise ValueError("explain_labels belongs to rule: flex")
         if self.selective_stabilizer is not None and (self.variant != "selective" or self.rule == "block"):
             raise ValueError("selective_stabilizer belongs to variant: selective with rule: flex")
-        return self
-
-
-AnyMethod = Annotated[
-    FineTuneMethod | RrrMethod | RrClarcMethod | PClarcMethod | IsnetMethod, Field(discriminator="kind")
-]
-
-
-class MitigateConfig(Section):
-    """The list of corrections; every one starts from the same model under audit."""
-
-    methods: list[AnyMethod] = Field(
-        default_factory=lambda: [
-            FineTuneMethod(kind="fine_tune"),
-            RrrMethod(kind="rrr"),
-            RrClarcMethod(kind="rr_clarc"),
-            PClarcMethod(kind="p_clarc"),
-            IsnetMethod(kind="isnet"),
-        ]
-    )
-
-    @model_validator(mode="after")
-    def _ids_are_unique(self) -> MitigateConfig:
-        ids = [method.method_id for method in self.methods]
-        for name in ("original", "pipeline"):
-            if name in ids:
-                raise ValueError(f"'{name}' is reserved and cannot be the id of a method; choose another id")
-        repeated = sorted({name for name in ids if ids.count(name) > 1})
-        if repeated:
-            raise ValueError(f"two methods share the id '{repeated[0]}'; give each its own `id:`")
         return self
