@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from pipeline.config.mitigate import MaskedBackground, MaskSource
-from pipeline.data.worlds import WorldView
 
 from .interface import Problem
+from .truth import true_masks
 
 
 class TrainingMasks:
@@ -37,12 +37,8 @@ class TrainingMasks:
         for row in map(int, rows):
             parts = []
             if background != "roi":
-                found = (
-                    true_masks(dataset, row)
-                    if source == "truth"
-                    else [known.mask(str(ids[row])) for known in problem.biases]
-                )
-                parts += [mask for mask in found if mask is not None]
+                found = [known.mask(str(ids[row])) for known in problem.biases]
+                parts += true_masks(dataset, row) if source == "truth" else [m for m in found if m is not None]
             if background != "artifact" and (roi := dataset.roi_mask(row)) is not None:
                 parts.append(~roi)
             if parts:
@@ -52,9 +48,3 @@ class TrainingMasks:
         """Return masks `[B, 1, H, W]` as float32, all 0 for samples without mask."""
         nothing = torch.zeros(self.size, dtype=torch.bool)
         return torch.stack([self.masks.get(int(row), nothing) for row in rows])[:, None].float()
-
-
-def true_masks(dataset: WorldView, row: int) -> list[np.ndarray | None]:
-    """Return the masks of the planted artifact and of those that the data set lists for a sample."""
-    listed = [dataset.artifact_mask(name, row) for name in dataset.artifact_names()]
-    return [dataset.truth_mask(row), *listed]
