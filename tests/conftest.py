@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import shutil
@@ -18,6 +19,12 @@ from pipeline.workspace.stage import StageContext
 torch.set_num_threads(1)
 settings.register_profile("house", deadline=None, max_examples=30, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("house")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what collecting the tests made out of every later search for garbage, which would take minutes."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import TypeAdapter
+from corrections import quick_section
 
-from pipeline.config.mitigate import AnyMethod
 from pipeline.data.open import open_world
-from pipeline.mitigate import MITIGATIONS
 from pipeline.mitigate.interface import Problem
 from pipeline.mitigate.stage import _load_bias
 from pipeline.models.open import open_original
@@ -15,12 +13,7 @@ from pipeline.workspace.records import Biases
 @pytest.fixture
 def section():
     """Return a function that makes a method's configuration, of one epoch where it trains."""
-
-    def make(kind: str, **values) -> AnyMethod:
-        quick = {"epochs": 1} if MITIGATIONS[kind].trains else {}
-        return TypeAdapter(AnyMethod).validate_python({"kind": kind} | quick | values)
-
-    return make
+    return quick_section
 
 
 @pytest.fixture
