@@ -22,7 +22,7 @@ settings.load_profile("house")
 
 
 def pytest_collection_finish() -> None:
-    """Leave what collecting the tests made out of every later search for garbage, which would take minutes."""
+    """Leave what collecting the tests made out of every later search for garbage, which would look at it all again."""
     gc.collect()
     gc.freeze()
 

@@ -151,6 +151,7 @@ def test_every_file_of_the_contract_is_there_and_no_other(finished):
         *(f"localize/{bias.id}/{kind}/{name}.png" for kind in ("masks", "soft", "foreground") for name in masks),
         *(f"mitigate/{method}/{name}" for method in METHODS for name in ("model.pt", "method.json")),
         *(f"mitigate/{method}/history.csv" for method in TRAINED),
+        "mitigate/contest.json",
         "evaluate/metrics.csv",
         *(f"report/{name}" for name in ("index.html", "audit.json", "junit.xml")),
     }

@@ -142,7 +142,7 @@ def paired_subspace(
 
 
 def least_squares_eraser(
-    features: np.ndarray, concepts: np.ndarray, *, layer: str = "", pooling: str = "max"
+    features: np.ndarray, concepts: np.ndarray, *, shrinkage: float = 0.0, layer: str = "", pooling: str = "max"
 ) -> Eraser:
     """Return the map after which no linear classifier does better than a constant on these samples, in closed form.
 
@@ -152,6 +152,9 @@ def least_squares_eraser(
     Args:
         features: `[N, D]`.
         concepts: `[N]` or `[N, k]`, labels or any numbers.
+        shrinkage: what is added to every variance before whitening, as a share of their mean. The statement holds for
+            any; 0 moves features least, more trusts directions of small variance less, up to the orthogonal projection
+            along the cross-covariance.
         layer: where the features come from.
         pooling: how positions were pooled.
 
@@ -162,7 +165,7 @@ def least_squares_eraser(
     offset = features.mean(0)
     centered, concepts = features - offset, concepts - concepts.mean(0)
     variances, axes = _principal_axes(centered)
-    roots = np.sqrt(variances)
+    roots = np.sqrt(variances + shrinkage * variances.mean()) if len(variances) else variances
     # in principal axes whitening is a division by the deviations
     whitened = ((centered @ axes).T @ concepts / len(features)) / roots[:, None]
     directions, sizes, _ = np.linalg.svd(whitened, full_matrices=False)

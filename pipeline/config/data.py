@@ -26,6 +26,7 @@ class AttackConfig(Section):
 
     classes: list[str | int] = Field(min_length=1, description="class names or ids that carry the artifact")
     probability: Probability = 1.0
+    elsewhere: Probability = Field(0.0, description="how often it is planted in all other classes: counter-examples")
 
 
 class GlyphAttack(AttackConfig):

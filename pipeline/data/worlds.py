@@ -29,8 +29,8 @@ class WorldView:
     Args:
         dataset: where samples come from.
         attack: the controlled artifact; None makes all worlds identical to the data set.
-        world: "asis" plants the artifact in the attacked classes with its probability, "clean" in no sample,
-            "attacked" in every sample.
+        world: "asis" plants the artifact in the attacked classes, and elsewhere, with its probabilities, "clean" in no
+            sample, "attacked" in every sample.
         seed: the run's seed.
 
     Raises:
@@ -128,4 +128,5 @@ def _attacked(dataset: AuditDataset, attack: AttackUnion | None, world: World, s
         return nobody
     if world == "attacked":
         return ~nobody
-    return carriers & (uniform(seed, dataset.table["id"].tolist(), PURPOSE) < attack.probability)
+    share = np.where(carriers, attack.probability, attack.elsewhere)
+    return uniform(seed, dataset.table["id"].tolist(), PURPOSE) < share

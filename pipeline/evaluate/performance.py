@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import softmax
 
 from pipeline.statistics import (
     Interval,
     accuracy,
     auroc,
     balanced_accuracy,
+    brier_score,
+    calibration_error,
     per_class_accuracy,
     wilson,
     worst_group,
@@ -42,14 +45,15 @@ def performance(
     resamples: int,
     seed: int,
 ) -> list[Metric]:
-    """Return accuracy, balanced accuracy, per-class accuracy, worst group and, for two classes, AUROC.
+    """Return accuracy, balanced accuracy, calibration, per-class accuracy, worst group and, for two classes, AUROC.
 
     Args:
         logits: `[N, K]`.
         labels: class ids `[N]`.
         groups: name of each sample's group (class x artifact) `[N]`.
     """
-    predicted = logits.argmax(1)
+    predicted, probabilities = logits.argmax(1), softmax(logits.astype(np.float64), axis=1)
+    resampling = {"resamples": resamples, "confidence": confidence, "seed": seed}
     _, worst = worst_group(labels, predicted, groups, confidence=confidence)
     rows = [
         record(model, world, "all", "accuracy", accuracy(labels, predicted, confidence)),
@@ -58,9 +62,11 @@ def performance(
             world,
             "all",
             "balanced_accuracy",
-            balanced_accuracy(labels, predicted, resamples=resamples, confidence=confidence, seed=seed),
+            balanced_accuracy(labels, predicted, **resampling),
         ),
         record(model, world, "all", "worst_group_accuracy", worst),
+        record(model, world, "all", "calibration_error", calibration_error(probabilities, labels, **resampling)),
+        record(model, world, "all", "brier_score", brier_score(probabilities, labels, **resampling)),
     ]
     for class_id, interval in per_class_accuracy(labels, predicted, confidence).items():
         rows.append(record(model, world, f"class={classes[class_id]}", "class_accuracy", interval))

@@ -23,11 +23,11 @@ from pipeline.errors import PipelineError
 from pipeline.models.build import AuditModel
 from pipeline.models.open import open_original
 from pipeline.models.predict import predict_logits
-from pipeline.statistics import Interval, macro_f1, wilson
+from pipeline.statistics import Interval, macro_f1, over_seeds, wilson
 from pipeline.workspace.atomic import write_text
 from pipeline.workspace.features import FEATURES, FeatureStore
 from pipeline.workspace.masks import MaskSet
-from pipeline.workspace.records import Bias, Biases, Findings, MethodRecord, Metric
+from pipeline.workspace.records import Bias, Biases, Contest, Contestant, Findings, MethodRecord, Metric
 from pipeline.workspace.stage import StageContext
 
 from .detection import PIPELINE, best_finding, exactly, score_finding, score_masks, score_pairs, score_ranking
@@ -50,9 +50,11 @@ def run(context: StageContext) -> None:
     worlds, planted = _worlds(context, dataset, biases)
     rows = split_indices(dataset, "test")
     metrics: list[Metric] = []
-    models = [("original", original)] + _corrected(context, original)
+    corrected = _corrected(context, original)
+    models = [("original", original)] + [(contestant.id, model) for contestant, model in corrected]
     for name, model in context.reporter.track(models, "models in all worlds"):
         metrics += _model_metrics(context, name, model, dataset, worlds, planted, biases, rows)
+    metrics = by_method([contestant for contestant, _ in corrected], metrics, context.config.evaluate.confidence)
     metrics += _detection_metrics(context, dataset, original, biases)
     _write(context, metrics)
     context.notes["worlds"] = list(worlds)
@@ -77,21 +79,49 @@ def _worlds(context: StageContext, dataset: WorldView, biases: list[Bias]) -> tu
     return {"asis": dataset, "attacked": pasted}, pasted.planted_mask
 
 
-def _corrected(context: StageContext, original: AuditModel) -> list[tuple[str, AuditModel]]:
+def _corrected(context: StageContext, original: AuditModel) -> list[tuple[Contestant, AuditModel]]:
+    """Return the corrected models that the contest chose for the evaluation."""
+    contest = context.directory.read_record("mitigate/contest.json", Contest)
     models = []
-    for method in context.config.mitigate.methods:
-        path = f"mitigate/{method.method_id}/method.json"
-        if not (context.directory.root / path).exists():
-            continue
-        entry = context.directory.read_record(path, MethodRecord)
+    for contestant in contest.chosen():
+        entry = context.directory.read_record(f"mitigate/{contestant.id}/method.json", MethodRecord)
         model = load_corrected(context.directory.root, entry, original)
         if not differs(model, original):
             raise PipelineError(
                 f"the corrected model '{entry.id}' is the same as the original: comparing them would say nothing. "
                 "Start mitigate again with --force, with more epochs or a larger weight."
             )
-        models.append((entry.id, model))
+        models.append((contestant, model))
     return models
+
+
+def by_method(contestants: list[Contestant], metrics: list[Metric], confidence: float) -> list[Metric]:
+    """Return metrics under the names of methods: of several trainings their mean, with an interval over seeds as well.
+
+    Each single training then follows as `<method id>_seed-<number>`, the first one as number 0.
+
+    Args:
+        contestants: those that were measured; of every family first the method itself.
+        metrics: rows of all models, each training under its own id.
+        confidence: of the intervals.
+    """
+    families: dict[str, list[str]] = {}
+    for contestant in contestants:
+        families.setdefault(contestant.family, []).append(contestant.id)
+    repeated = {ids[0]: ids for ids in families.values() if len(ids) > 1}
+    rows = {(each.model, each.world, each.subgroup, each.metric): each for each in metrics}
+    arranged, single = [], []
+    for row in metrics:
+        ids = repeated.get(row.model)
+        if ids is None:
+            further = any(row.model in others[1:] for others in repeated.values())
+            (single if further else arranged).append(row)
+            continue
+        found = [rows[key] for name in ids if (key := (name, row.world, row.subgroup, row.metric)) in rows]
+        mean = over_seeds([Interval(each.value, each.lower, each.upper, each.n) for each in found], confidence)
+        arranged.append(record(row.model, row.world, row.subgroup, row.metric, mean))
+        single.append(row.model_copy(update={"model": f"{row.model}_seed-0"}))
+    return arranged + single
 
 
 def _model_metrics(

@@ -1,40 +1,50 @@
-"""P-ClArC: the artifact direction is projected to its clean value, without training (Anders et al. 2022)."""
+"""P-ClArC: artifact directions are projected to their clean values, without training (Anders et al. 2022)."""
 
 from __future__ import annotations
 
 import copy
 
-import numpy as np
-import torch
-
-from pipeline.concepts.cav import Cav
 from pipeline.concepts.projection import Projection, insert_projection
 from pipeline.config.mitigate import PClarcMethod
 from pipeline.models.build import AuditModel
 from pipeline.workspace.records import ProjectionChange
 
+from .directions import CorrectedLayer, corrected_layers, layer_directions
 from .interface import Correction, Problem
 
 
 class ProjectiveClarc:
-    """A projection behind the layer of every bias's CAV."""
+    """A projection behind every layer that CAVs act in, of all its biases at once."""
 
     def __init__(self, config: PClarcMethod):
         self.config = config
 
     def fit(self, model: AuditModel, problem: Problem) -> Correction:
         """Return a copy of the model with the projections inserted."""
-        corrected = copy.deepcopy(model)
-        changes = []
-        for known in problem.biases:
-            cav = known.correction_cav(self.config.layer)
-            direction = torch.as_tensor(np.asarray(cav.direction), dtype=torch.float32)
-            projection = Projection(direction, clean_value(cav, self.config.mode), self.config.mode)
-            insert_projection(corrected, cav.layer, projection.to(next(model.parameters()).device))
-            changes.append(ProjectionChange(layer=cav.layer, mode=self.config.mode, channels=len(direction)))
+        corrected, changes = copy.deepcopy(model), []
+        for layer in corrected_layers(model, problem, self.config.layer):
+            found = layer_directions(model, problem, self.config, layer, self.config.mode)
+            projection = Projection(
+                found.measured,
+                found.values,
+                self.config.mode,
+                moving=found.moving,
+                pooling=layer.pooling,
+                channel_axis=layer.channel_axis,
+            )
+            changes.append(insert(corrected, layer, projection))
         return Correction(corrected, changes=changes)
 
 
-def clean_value(cav: Cav, mode: str) -> float:
-    """Return where the direction is projected to: the mean over clean samples of what the mode projects."""
-    return cav.position_without if mode == "position" else cav.mean_without
+def insert(model: AuditModel, layer: CorrectedLayer, projection: Projection) -> ProjectionChange:
+    """Put a projection behind a layer, on its device, and return the record of it."""
+    insert_projection(model, layer.name, projection.to(next(model.parameters()).device))
+    channels, rank = projection.measured.shape
+    return ProjectionChange(
+        layer=layer.name,
+        mode=projection.mode,
+        channels=channels,
+        rank=rank,
+        pooling=layer.pooling,
+        channel_axis=layer.channel_axis,
+    )

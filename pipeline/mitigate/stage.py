@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline.concepts.cav import Cav
 from pipeline.concepts.corrected import method_weights
 from pipeline.concepts.localization import dilate
 from pipeline.concepts.pasting import pasted_world
-from pipeline.config.mitigate import AnyMethod, IsnetMethod, MaskedBackground
+from pipeline.config.mitigate import AnyMethod, MaskedBackground
 from pipeline.data.dataset import AuditDataset
 from pipeline.data.memory import split_indices
 from pipeline.data.open import open_world
@@ -22,21 +23,46 @@ from pipeline.data.pasted import PastedView
 from pipeline.data.worlds import WorldView
 from pipeline.models.build import AuditModel, build_model
 from pipeline.models.checkpoints import save_weights
-from pipeline.models.classification import class_weights, validation_metrics
+from pipeline.models.classification import class_weights
 from pipeline.models.loop import write_history
 from pipeline.models.open import open_original
+from pipeline.models.predict import predict_logits
 from pipeline.models.training_group import TrainingGroup, training_group
 from pipeline.workspace.hashing import digest_json
 from pipeline.workspace.masks import MaskSet
+from pipeline.workspace.peak_memory import PeakMemory
 from pipeline.workspace.progress import SilentReporter
 from pipeline.workspace.records import Bias, Biases, MethodRecord
 from pipeline.workspace.stage import StageContext
 
+from .contest import family_winners, hold_contest, standing, validation_figures, with_seeds
+from .groups import NoCounterExamples, counter_example_warnings
 from .interface import KnownBias, Problem
 from .registry import MITIGATIONS, make_mitigation
 
+CONTEST = "contest.json"
 STATE = "training_state.pt"
 RESULTS = ("method.json", "model.pt", "history.csv")
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What all corrections of a run have in common.
+
+    Attributes:
+        original: the model under audit.
+        dataset: the training world.
+        pasted: the same with the localized region in every sample; None where nothing was localized.
+        known: accepted biases.
+        group: processes that train together.
+    """
+
+    context: StageContext
+    original: AuditModel
+    dataset: WorldView
+    pasted: PastedView | None
+    known: list[KnownBias]
+    group: TrainingGroup
 
 
 def run(context: StageContext) -> None:
@@ -46,27 +72,58 @@ def run(context: StageContext) -> None:
 
 
 def _run(context: StageContext, group: TrainingGroup) -> None:
-    methods = context.config.mitigate.methods
-    biases = context.directory.read_record("reveal/biases.json", Biases).biases
-    dataset = open_world(context)
-    original = open_original(context, dataset)
-    known = [_load_bias(context, bias) for bias in biases]
-    pasted = pasted_world(context.directory.root, dataset, biases, context.config.localize.dilate, context.config.seed)
+    config = context.config.mitigate
+    fitting = _prepare(context, group)
+    background = context.config.localize.background
     missing = {
-        method.method_id: what_is_missing(method, known, dataset, context.config.localize.background)
-        for method in methods
+        method.method_id: what_is_missing(method, fitting.known, fitting.dataset, background)
+        for method in config.methods
     }
+    possible = [method for method in config.methods if not missing[method.method_id]]
     if group.leads:
-        _remove_others(context, [method_id for method_id, lack in missing.items() if not lack])
-    for method in methods:
-        if lack := missing[method.method_id]:
+        _remove_others(context, [each.method_id for method in possible for each in with_seeds(method, config.seeds)])
+    warnings = _warnings(fitting) if fitting.known else []
+    for warning in warnings:
+        context.reporter.say(f"    {warning}")
+    entrants = []
+    for method in config.methods:
+        lack = missing[method.method_id] or _correct(fitting, method, 0)
+        if lack:
             context.reporter.say(f"    {method.method_id}: skipped, {lack}")
-            continue
-        key = digest_json([context.unit_key, method.model_dump(mode="json")])
-        if group.agree(_is_done(context, method, key)):
-            context.reporter.say(f"    {method.method_id}: kept from an earlier run")
-        elif group.leads or MITIGATIONS[method.kind].trains:
-            _correct(context, method, key, original, dataset, pasted, known, group)
+        else:
+            entrants.append(method)
+    group.agree(True)  # what follows reads what the leading process wrote
+    original = standing(_validate(fitting, fitting.original))
+    winners = family_winners(entrants, _records(context, entrants), original, config.most_clean_loss)
+    repeated = [
+        each for method in winners if MITIGATIONS[method.kind].trains for each in with_seeds(method, config.seeds)[1:]
+    ]
+    for number, method in enumerate(repeated):
+        _correct(fitting, method, 1 + number % (config.seeds - 1))
+    if group.leads:
+        records = _records(context, [*entrants, *repeated])
+        contest = hold_contest(records, winners, original, config.most_clean_loss, warnings)
+        context.directory.write_record(f"mitigate/{CONTEST}", contest)
+        if contest.recommended:
+            context.reporter.say(f"    preferred on the validation split: {contest.recommended}")
+
+
+def _prepare(context: StageContext, group: TrainingGroup) -> Fitting:
+    biases = context.directory.read_record("reveal/biases.json", Biases).biases
+    dataset, grow = open_world(context), context.config.localize.dilate
+    return Fitting(
+        context=context,
+        original=open_original(context, dataset),
+        dataset=dataset,
+        pasted=pasted_world(context.directory.root, dataset, biases, grow, context.config.seed),
+        known=[_load_bias(context, bias) for bias in biases],
+        group=group,
+    )
+
+
+def _records(context: StageContext, methods: list[AnyMethod]) -> list[MethodRecord]:
+    paths = [f"mitigate/{method.method_id}/method.json" for method in methods]
+    return [context.directory.read_record(path, MethodRecord) for path in paths]
 
 
 def what_is_missing(
@@ -75,16 +132,19 @@ def what_is_missing(
     """Return why a correction cannot be made from the biases and the data set, or an empty text.
 
     Args:
-        background: of `localize`, which counts for ISNet unless it has its own.
+        background: of `localize`, which counts for methods that know regions of interest, unless they have their own.
     """
     needs = MITIGATIONS[method.kind].needs
-    background = (method.background or background) if isinstance(method, IsnetMethod) else "artifact"
+    # only some methods can take the region of interest for a mask
+    background = (method.background or background) if hasattr(method, "background") else "artifact"
     if needs == "masks" and background != "artifact":
         rows = split_indices(dataset, "train")
         if any(dataset.roi_mask(int(row)) is not None for row in rows):
             return ""
         if background == "roi":
             return "since the data set has no regions of interest"
+    if needs == "masks" and getattr(method, "masks", None) == "truth":
+        return ""
     if needs != "nothing" and not known:
         return "since no bias was accepted that it could correct"
     if needs == "masks" and not any(each.mask(name) is not None for each in known for name in each.bias.sample_ids):
@@ -92,55 +152,60 @@ def what_is_missing(
     return ""
 
 
-def _correct(
-    context: StageContext,
-    method: AnyMethod,
-    key: str,
-    original: AuditModel,
-    dataset: WorldView,
-    pasted: PastedView | None,
-    known: list[KnownBias],
-    group: TrainingGroup,
-) -> None:
+def _warnings(fitting: Fitting) -> list[str]:
+    """Return what is to be said about samples that could tell the artifact from the class."""
+    problem = Problem(fitting.dataset, fitting.known, device=fitting.context.device, group=fitting.group)
+    pooled = all(known.cav.pooling != "full" for known in fitting.known)
+    return counter_example_warnings(fitting.original, problem, "detected" if pooled else "found")
+
+
+def _correct(fitting: Fitting, method: AnyMethod, number: int) -> str:
+    """Fit a correction and store it, unless it is there; `number` is added to the seed of the run.
+
+    Returns:
+        Why the data do not allow it, or an empty text.
+    """
+    context, group = fitting.context, fitting.group
+    seed = context.config.seed + number
+    key = digest_json([context.unit_key, method.model_dump(mode="json"), seed])
+    if group.agree(_is_done(context, method, key)):
+        context.reporter.say(f"    {method.method_id}: kept from an earlier run")
+        return ""
+    entry = MITIGATIONS[method.kind]
+    if not (group.leads or entry.trains):
+        return ""
     folder = context.directory.folder("mitigate") / method.method_id
-    train = context.config.model.train
-    labels = dataset.table["label"].to_numpy()[split_indices(dataset, "train")]
-    problem = Problem(
-        dataset=dataset,
-        biases=known,
-        device=context.device,
-        seed=context.config.seed,
-        augment=train.augment,
-        background=context.config.localize.background,
-        fresh=lambda: _first_weights(context, dataset),
-        class_weights=class_weights(labels, len(dataset.classes)) if train.class_weights else None,
-        reporter=context.reporter if group.leads else SilentReporter(),
-        key=key,
-        state_path=folder / STATE,
-        label=method.method_id,
-        group=group,
-    )
     started = time.perf_counter()
-    correction = make_mitigation(method).fit(original, problem)
+    try:
+        with PeakMemory(context.device) as memory:
+            correction = make_mitigation(method).fit(fitting.original, _problem(fitting, method, seed, key, folder))
+    except NoCounterExamples as error:
+        return str(error)
     seconds = time.perf_counter() - started
     if not group.leads:
-        return
-    validation = _validate(context, correction.model, dataset, pasted)
+        return ""
+    validation = _validate(fitting, correction.model)
     for name in RESULTS:  # so that the record never stands beside the weights of another correction
         (folder / name).unlink(missing_ok=True)
     save_weights(correction.model.network, folder / "model.pt")
     if correction.history:
         write_history(folder / "history.csv", correction.history)
+    known = fitting.known
     status = "reviewed" if known and all(each.bias.status == "reviewed" for each in known) else "unreviewed"
     record = MethodRecord(
         key=key,
         id=method.method_id,
         kind=method.kind,
-        parameters=method.model_dump(mode="json", exclude={"kind", "id"}),
-        trained=MITIGATIONS[method.kind].trains,
+        family=method.family_id,
+        seed=seed,
+        parameters=method.model_dump(mode="json", exclude={"kind", "id", "family"}),
+        trained=entry.trains,
+        frozen=entry.freezes,
+        told_truth=method.told_truth,
         biases=[each.bias.id for each in known],
         status=status,
         seconds=seconds,
+        peak_megabytes=memory.megabytes,
         validation=validation,
         notes=correction.notes,
         changes=correction.changes,
@@ -149,6 +214,28 @@ def _correct(
     context.directory.write_record(f"mitigate/{method.method_id}/method.json", record)
     shown = ", ".join(f"{name} {value:.3f}" for name, value in validation.items())
     context.reporter.say(f"    {method.method_id}: {seconds:.0f} s; validation {shown}")
+    return ""
+
+
+def _problem(fitting: Fitting, method: AnyMethod, seed: int, key: str, folder: Path) -> Problem:
+    context, dataset = fitting.context, fitting.dataset
+    train = context.config.model.train
+    labels = dataset.table["label"].to_numpy()[split_indices(dataset, "train")]
+    return Problem(
+        dataset=dataset,
+        biases=fitting.known,
+        device=context.device,
+        seed=seed,
+        augment=train.augment,
+        background=context.config.localize.background,
+        fresh=lambda: _first_weights(context, dataset),
+        class_weights=class_weights(labels, len(dataset.classes)) if train.class_weights else None,
+        reporter=context.reporter if fitting.group.leads else SilentReporter(),
+        key=key,
+        state_path=folder / STATE,
+        label=method.method_id,
+        group=fitting.group,
+    )
 
 
 def _first_weights(context: StageContext, dataset: WorldView) -> AuditModel:
@@ -156,17 +243,18 @@ def _first_weights(context: StageContext, dataset: WorldView) -> AuditModel:
     return build_model(config.model, len(dataset.classes), dataset.shape[0], config.seed).to(context.device)
 
 
-def _validate(
-    context: StageContext, model: AuditModel, dataset: WorldView, pasted: PastedView | None
-) -> dict[str, float]:
+def _validate(fitting: Fitting, model: AuditModel) -> dict[str, float]:
     """Return metrics on the validation split, as it is and with the localized artifact pasted into every sample."""
-    rows = split_indices(dataset, "val")
-    plain = validation_metrics(model, dataset, rows, context.device)
-    metrics = {name: plain[name] for name in ("accuracy", "balanced_accuracy", "auroc")}
-    if pasted is not None:
-        found = validation_metrics(model, pasted, rows, context.device)
-        metrics |= {"pasted_accuracy": found["accuracy"], "pasted_balanced_accuracy": found["balanced_accuracy"]}
-    return metrics
+    rows = split_indices(fitting.dataset, "val")
+    carriers = np.isin(
+        fitting.dataset.table["id"].to_numpy()[rows],
+        [sample_id for each in fitting.known for sample_id in each.bias.sample_ids],
+    )
+    views = (fitting.dataset, fitting.pasted)
+    logits = [
+        None if view is None else predict_logits(model, view, rows, device=fitting.context.device) for view in views
+    ]
+    return validation_figures(*logits, fitting.dataset.table["label"].to_numpy()[rows], carriers)
 
 
 def _load_bias(context: StageContext, bias: Bias) -> KnownBias:

@@ -15,8 +15,8 @@ from pipeline.workspace.atomic import atomic_path
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "weights")
 PREFIXES = ("module.", "network.", "model.", "_orig_mod.")
 SHOWN = 5
-PROJECTION = re.compile(r"(.*)\.projections\.\d+\.(?:direction|clean_value)")
-"""How tensors are named that a projection brings into a layer, as `concepts/projection.py` inserts it."""
+PROJECTION = re.compile(r"(.*)\.projections\.\d+\.(?:measured|moved|moving|clean_value|solutions|gate_\w+|classes)")
+"""How tensors are named that projections bring into a layer: buffers of `Projection` and of `ReactiveProjection`."""
 
 
 def save_weights(network: nn.Module, path: Path) -> None:

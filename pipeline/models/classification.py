@@ -25,10 +25,14 @@ def validation_metrics(
 
     AUROC is NaN where no class has rows both inside and outside it; everything is NaN where a logit is not finite.
     """
+    logits = predict_logits(model, dataset, indices, device=device)
+    return classification_metrics(logits, dataset.table["label"].to_numpy()[indices])
+
+
+def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return the metrics of `validation_metrics` for logits `[N, K]` and class ids `[N]`."""
     from sklearn.metrics import roc_auc_score
 
-    logits = predict_logits(model, dataset, indices, device=device)
-    labels = dataset.table["label"].to_numpy()[indices]
     if not np.isfinite(logits).all():
         return dict.fromkeys(("loss", "accuracy", "balanced_accuracy", "auroc"), float("nan"))
     predicted = logits.argmax(1)

@@ -6,7 +6,12 @@ from torch import nn
 
 from .build import AuditModel, forbid_in_place, resolve
 
-REPLACEMENTS: dict[str, str] = {}
+REPLACEMENTS: dict[str, str] = {
+    "segmented": "pipeline.models.segmented:Segmented",
+    "multi_task_unet": "pipeline.models.multi_task:multi_task_unet",
+    "attention_gated": "pipeline.models.attention_gates:AttentionGated",
+    "gated_classifier": "pipeline.models.gated:gated_classifier",
+}
 """Name -> `module:factory`, called with the network under audit and parameters that JSON can hold."""
 INNER = "network"
 """Under which name a replacement keeps the network under audit, where it keeps it."""

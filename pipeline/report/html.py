@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from ..workspace.records import Audit, Bias, CavSummary, Finding, Metric, Verdict
 from . import svg, tables
+from .contest import contest_rows, shown_models
 
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURE_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
@@ -182,7 +183,8 @@ def not_measured(audit: Audit, models: list[str], biases: list[BiasCard]) -> lis
 
 def _view(audit: Audit, run_dir: Path, limit: int) -> dict[str, Any]:
     """Collect what the template shows, by the names that it uses."""
-    models = tables.model_order(audit.metrics, [method.id for method in audit.methods])
+    models = [model for model in shown_models(audit) if any(row.model == model for row in audit.metrics)]
+    contest, others = contest_rows(audit)
     columns, blocks = tables.comparison(audit.metrics, models)
     biases = [_bias_card(bias, run_dir) for bias in audit.biases]
     findings = [_finding_card(finding, audit, run_dir, limit) for finding in sorted(audit.findings, key=_by_rank)]
@@ -200,6 +202,9 @@ def _view(audit: Audit, run_dir: Path, limit: int) -> dict[str, Any]:
         "biases": biases,
         "columns": columns,
         "blocks": blocks,
+        "contest": contest,
+        "further_contestants": others,
+        "repeated": any(row.seeds > 1 for row in contest),
         "plots": _plots(audit, models),
         "detection": [row for row in audit.metrics if row.model == tables.PIPELINE],
         "detection_meaning": tables.DETECTION,
@@ -268,18 +273,23 @@ def _plots(audit: Audit, models: list[str]) -> list[Plot]:
     index = tables.MetricIndex(audit.metrics)
     worlds = tables.world_order(audit.metrics)
     drawn = []
-    clean = {model: index.find(model, "clean", "all", "accuracy") for model in models}
+    without = "clean" if "clean" in worlds else "asis"
+    clean = {model: index.find(model, without, "all", "accuracy") for model in models}
     attacked = {model: index.find(model, "attacked", "all", "accuracy") for model in models}
     points = [(model, clean[model], attacked[model]) for model in models if clean[model] and attacked[model]]
     if len(points) > 1:
-        title = (
-            "Accuracy with the artifact (attacked) against accuracy without it (clean); up and to the right is better"
-        )
+        words = "without it (clean)" if without == "clean" else "on the samples as they are"
+        title = f"Accuracy with the artifact (attacked) against accuracy {words}; up and to the right is better"
+        label = "accuracy, clean test set" if without == "clean" else "accuracy, test set as it is"
         note = (
             "Thin lines are confidence intervals, the diamond is the original, the ring the best correction; "
             "on the dotted line a model is equally accurate with and without the artifact."
         )
-        drawn.append(Plot(title, note, Markup(svg.trade_off_plot(points, title=title, best=audit.best_correction))))
+        drawn.append(
+            Plot(
+                title, note, Markup(svg.trade_off_plot(points, title=title, x_label=label, best=audit.best_correction))
+            )
+        )
     for metric, label in PLOTTED.items():
         found = [(model, index.find(model, world, "all", metric), world) for model in models for world in worlds]
         rows = [(model, row, world) for model, row, world in found if row]

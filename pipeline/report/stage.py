@@ -10,16 +10,28 @@ from datetime import UTC, datetime
 from pipeline.config.load import dump_config
 from pipeline.errors import StoreError
 from pipeline.workspace.atomic import write_text
+from pipeline.workspace.directory import RunDirectory
 from pipeline.workspace.hashing import digest_file
 from pipeline.workspace.journal import read_journal
 from pipeline.workspace.manifest import Manifest
-from pipeline.workspace.records import Audit, Bias, Biases, Finding, Findings, GateResult, Health, MethodRecord, Metric
+from pipeline.workspace.records import (
+    Audit,
+    Bias,
+    Biases,
+    Contest,
+    Finding,
+    Findings,
+    GateResult,
+    Health,
+    MethodRecord,
+    Metric,
+    SearchedAgain,
+)
 from pipeline.workspace.stage import StageContext
 
 from .gate import check_gate
 from .html import render
 from .junit import junit_xml
-from .selection import best_correction
 
 ORIGINAL = "model/original.pt"
 
@@ -41,13 +53,10 @@ def gather(context: StageContext) -> Audit:
     revealed = directory.read_record("reveal/findings.json", Findings)
     findings = revealed.findings
     biases = directory.read_record("reveal/biases.json", Biases).biases
-    methods = [
-        directory.read_record(path, MethodRecord)
-        for path in (f"mitigate/{method.method_id}/method.json" for method in config.mitigate.methods)
-        if (directory.root / path).exists()
-    ]
+    contest = directory.read_record("mitigate/contest.json", Contest)
+    methods = [directory.read_record(f"mitigate/{each.id}/method.json", MethodRecord) for each in contest.contestants]
     metrics = read_metrics(context)
-    best = best_correction(methods)
+    best = contest.recommended
     gate = check_gate(list(config.report.gate), metrics, best)
     manifest = directory.manifest()
     attacked_by = manifest.stages["evaluate"].notes.get("attacked_by") if "evaluate" in manifest.stages else None
@@ -56,7 +65,7 @@ def gather(context: StageContext) -> Audit:
         title=config.report.title,
         verdict=_verdict(gate),
         summary=_summary(findings, biases, metrics, best, gate, attacked_by),
-        warnings=_warnings(context, manifest, attacked_by, biases),
+        warnings=[*_warnings(context, manifest, attacked_by, biases), *contest.warnings],
         best_correction=best,
         findings=findings,
         detector_pictures=revealed.pictures,
@@ -64,10 +73,26 @@ def gather(context: StageContext) -> Audit:
         biases=biases,
         verdicts=read_journal(directory.annotations_path).verdicts,
         methods=methods,
+        contest=contest,
+        again=_searched_again(context, best),
         health=directory.read_record("precompute/health.json", Health),
         metrics=metrics,
         gate=gate,
         provenance=_provenance(context, manifest),
+    )
+
+
+def _searched_again(context: StageContext, preferred: str | None) -> SearchedAgain | None:
+    """Return what was found in the preferred correction, if it was searched."""
+    folder = context.directory.root / "again"
+    if not context.config.mitigate.search_again or preferred is None or not (folder / "reveal/biases.json").exists():
+        return None
+    directory = RunDirectory(folder)
+    accepted = directory.read_record("reveal/biases.json", Biases).biases
+    return SearchedAgain(
+        model=preferred,
+        findings=directory.read_record("reveal/findings.json", Findings).findings,
+        accepted=[bias.id for bias in accepted if bias.earlier is None],
     )
 
 

@@ -130,12 +130,6 @@ class MetricIndex:
         return row if row is not None and math.isfinite(row.value) else None
 
 
-def model_order(metrics: list[Metric], method_ids: list[str]) -> list[str]:
-    """Return the models that have metrics: the original first, then the methods in the order of the run."""
-    present = dict.fromkeys(row.model for row in metrics if row.model != PIPELINE)
-    return sorted(present, key=lambda model: _rank(model, [ORIGINAL, *method_ids]))
-
-
 def world_order(metrics: list[Metric]) -> list[str]:
     """Return the worlds in which models were measured: as is, clean, attacked, then any other."""
     present = dict.fromkeys(row.world for row in metrics if row.model != PIPELINE)

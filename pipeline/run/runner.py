@@ -24,6 +24,7 @@ from pipeline.workspace.rank import Rank
 from pipeline.workspace.records import Audit
 from pipeline.workspace.stage import StageContext, StageSpec
 
+from .again import LAST, config_again
 from .fingerprint import dataset_entry
 from .freshness import Facts, Freshness, assess, assess_all, read_facts
 from .stages import ALL, SHARED, STAGES, required
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.workspace.manifest import Manifest
 
 AUDIT = "report/audit.json"
+REPORT = "report"
 RECORDED = ("reveal-revise", "torch", "torchvision", "timm", "numpy", "scikit-learn", "umap-learn", "h5py")
 """Packages whose versions are recorded with every stage."""
 
@@ -84,9 +86,18 @@ def run_stages(
                 context.rank = rank if rank and until in SHARED and until == spec.name else Rank()
                 # Only now, because it imports torch.
                 context.device = context.device or device_of(rank or Rank(), resolve_device(device or config.device))
+                if spec.name == REPORT and config.mitigate.search_again:
+                    _search_again(context, command)
                 _run_stage(spec, freshness, context, manifest, forced, command)
             judged[spec.name] = Freshness(spec.name, "fresh", "", freshness.parts)
     return context
+
+
+def _search_again(context: StageContext, command: str) -> None:
+    """Run reveal on the preferred correction, in a run directory within this one."""
+    config = config_again(context.config, context.directory, context.reporter)
+    if config is not None:
+        run_stages(config, LAST, reporter=context.reporter, device=context.device, command=command)
 
 
 def run_audit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -129,3 +129,29 @@ def _slots(n: int, strata: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | 
     ends = np.cumsum(counts)
     order = np.argsort(stratum, kind="stable")
     return order, np.repeat(ends - counts, counts), np.repeat(ends, counts)
+
+
+def over_seeds(intervals: Sequence[Interval], confidence: float = 0.95) -> Interval:
+    """Return the mean over several trainings, its interval covering the test samples and the choice of seeds.
+
+    Each side is the root of two squares: that of the mean square of the intervals' own sides, since all trainings are
+    measured on the same samples, and that of Student's interval of the mean over seeds.
+
+    Args:
+        intervals: of the same figure on the same samples, one for each seed; those that are nan make the result nan.
+        confidence: in (0, 1), that of the intervals.
+    """
+    from scipy.stats import t
+
+    values = np.array([each.value for each in intervals])
+    n, seeds = intervals[0].n, len(intervals)
+    if seeds == 1 or not np.isfinite(values).all():
+        return intervals[0] if seeds == 1 else unmeasured(n)
+    lower = values - np.array([each.lower for each in intervals])
+    upper = np.array([each.upper for each in intervals]) - values
+    reach = t.ppf(0.5 + confidence / 2, seeds - 1) * values.std(ddof=1) / math.sqrt(seeds)
+    value = float(values.mean())
+    bounds = value - np.sqrt((lower**2).mean() + reach**2), value + np.sqrt((upper**2).mean() + reach**2)
+    if all(0 <= each.lower and each.upper <= 1 for each in intervals):
+        bounds = max(bounds[0], 0.0), min(bounds[1], 1.0)
+    return Interval(value, float(bounds[0]), float(bounds[1]), n)

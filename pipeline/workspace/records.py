@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 FINDINGS_VERSION = 2
 BIASES_VERSION = 3
-AUDIT_VERSION = 3
+AUDIT_VERSION = 4
 
 
 BIAS_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
@@ -151,7 +151,30 @@ class ProjectionChange(Record):
     kind: Literal["projection"] = "projection"
     layer: str
     mode: str
-    channels: int
+    channels: int = Field(description='of the layer; with pooling "full" times its positions')
+    rank: int = Field(1, description="number of directions")
+    pooling: str = "max"
+    channel_axis: int = 1
+
+
+class ReactiveProjectionChange(Record):
+    """A projection behind a layer that acts on some samples; its values are in the method's `model.pt`."""
+
+    kind: Literal["reactive_projection"] = "reactive_projection"
+    layer: str
+    mode: str
+    channels: int = Field(description='of the layer; with pooling "full" times its positions')
+    ranks: list[int] = Field(description="number of directions of each bias")
+    gated: bool = Field(description="whether a detector of the bias has to fire")
+    conditioned: bool = Field(description="whether the predicted class has to be that of the bias")
+    pooling: str = "max"
+    channel_axis: int = 1
+
+
+class ClassConditionChange(Record):
+    """The network runs a second time with the projections that its prediction asks for."""
+
+    kind: Literal["class_condition"] = "class_condition"
 
 
 class NetworkChange(Record):
@@ -162,7 +185,9 @@ class NetworkChange(Record):
     parameters: dict[str, int | float | str | list[int] | list[str]] = {}
 
 
-Change = Annotated[ProjectionChange | NetworkChange, Field(discriminator="kind")]
+Change = Annotated[
+    ProjectionChange | ReactiveProjectionChange | ClassConditionChange | NetworkChange, Field(discriminator="kind")
+]
 """What is done to the architecture under audit before a corrected model's weights are loaded into it."""
 
 
@@ -172,14 +197,48 @@ class MethodRecord(Record):
     key: str = Field(description="hash of all that the correction was made from")
     id: str
     kind: str
+    family: str = Field(description="id of the entry of mitigate.methods that it belongs to, alone or as one of a grid")
+    seed: int
     parameters: dict
     trained: bool = Field(description="False for corrections that only add a projection")
+    frozen: str = Field(description="what stayed as it was while it trained")
+    told_truth: bool = Field(description="True where it was given true masks or groups, for comparison only")
     biases: list[str]
     status: Literal["reviewed", "unreviewed"]
     seconds: float
+    peak_megabytes: float | None = Field(description="memory that fitting took on top; None where it is not known")
     validation: dict[str, float] = Field(description="validation metrics, which select the best correction")
     notes: dict[str, str | float] = Field({}, description="what the correction says of itself")
     changes: list[Change] = Field([], description="of the architecture, in this order; empty for the plain one")
+
+
+class Contestant(Record):
+    """A correction in the contest, with what the choice looks at."""
+
+    id: str
+    family: str
+    seed: int
+    clean: float = Field(description="balanced accuracy on the validation split as it is")
+    worst: float = Field(description="accuracy of the worst group of the validation split")
+    on_front: bool = Field(description="no other correction of the same seed is as good in both and better in one")
+    chosen: bool = Field(description="stands for its family in the evaluation")
+
+
+class Contest(Record):
+    """The file `mitigate/contest.json`: who took part, and who is preferred on the validation split."""
+
+    rule: str
+    original_clean: float
+    original_worst: float
+    contestants: list[Contestant]
+    recommended: str | None = Field(
+        description="family that knew of the bias, was not told the truth, and is preferred"
+    )
+    warnings: list[str] = []
+
+    def chosen(self) -> list[Contestant]:
+        """Return those that are evaluated: of every family the preferred member, once for each seed."""
+        return [each for each in self.contestants if each.chosen]
 
 
 class GateResult(Record):
@@ -218,6 +277,14 @@ class Health(Record):
     warning: str = ""
 
 
+class SearchedAgain(Record):
+    """What the detectors found in the preferred correction."""
+
+    model: str
+    findings: list[Finding]
+    accepted: list[str] = Field(description="ids of biases that were accepted there and are not known from this run")
+
+
 class Audit(Record):
     """The file `report/audit.json`: everything that the HTML report shows."""
 
@@ -234,6 +301,8 @@ class Audit(Record):
     biases: list[Bias]
     verdicts: list[Verdict] = Field([], description="the journal in order; the last word on a finding counts")
     methods: list[MethodRecord]
+    contest: Contest
+    again: SearchedAgain | None = Field(None, description="the preferred correction, searched for new shortcuts")
     health: Health | None
     metrics: list[Metric]
     gate: list[GateResult]

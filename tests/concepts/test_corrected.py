@@ -2,16 +2,24 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.concepts.corrected import differs, load_corrected, method_weights
-from pipeline.concepts.projection import Projection, insert_projection
+from pipeline.concepts.projection import Projection, insert_projection, own_layer
+from pipeline.concepts.reactive import ClassConditioned, ReactiveProjection
 from pipeline.config.model import ModelConfig
 from pipeline.errors import CheckpointError
 from pipeline.models.build import build_model
-from pipeline.models.checkpoints import save_weights
-from pipeline.workspace.records import MethodRecord, ProjectionChange
+from pipeline.models.checkpoints import load_weights, save_weights
+from pipeline.workspace.records import (
+    Change,
+    ClassConditionChange,
+    MethodRecord,
+    ProjectionChange,
+    ReactiveProjectionChange,
+)
 
 LAYERS = ("network.relu1", "network.conv2", "network.relu1")
 
@@ -21,11 +29,8 @@ def original():
     return build_model(ModelConfig(params={"width": 4, "blocks": 2}, mean=(0.5,), std=(0.25,)), 3, 1).eval()
 
 
-def record(projections: list[ProjectionChange]) -> MethodRecord:
-    return MethodRecord(
-        key="k", id="trial", kind="p_clarc", parameters={}, trained=False, biases=[], status="unreviewed", seconds=1.0,
-        validation={}, changes=projections,
-    )  # fmt: skip
+def record(changes: list[Change]) -> MethodRecord:
+    return MethodRecord.model_construct(id="trial", changes=changes)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -55,7 +60,7 @@ def test_a_corrected_model_comes_back_with_its_weights_and_projections(original,
 def test_weights_that_do_not_fit_are_refused(original, tmp_path):
     save_weights(original.network, method_weights(tmp_path, "trial"))
     projections = [ProjectionChange(layer="network.relu1", mode="position", channels=4)]
-    with pytest.raises(CheckpointError, match="missing 2: relu1.projections.0"):
+    with pytest.raises(CheckpointError, match="missing 3: relu1.projections.0"):
         load_corrected(tmp_path, record(projections), original)
 
 
@@ -76,3 +81,48 @@ def test_a_projection_alone_makes_a_model_differ(original):
     changed = copy.deepcopy(original)
     insert_projection(changed, "network.relu1", Projection(torch.eye(4)[0], 0.0, "position"))
     assert differs(changed, original) and differs(original, changed)
+
+
+def test_several_directions_come_back_and_project_as_often_as_they_like(original, tmp_path):
+    corrected = copy.deepcopy(original)
+    directions = torch.nn.functional.normalize(torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), dim=0)
+    projection = Projection(directions, torch.tensor([0.3, -0.4]), "position", moving=directions + 0.1, pooling="mean")
+    insert_projection(corrected, "network.relu1", projection)
+    save_weights(corrected.network, method_weights(tmp_path, "trial"))
+    change = ProjectionChange(layer="network.relu1", mode="position", channels=4, rank=2, pooling="mean")
+    loaded = load_corrected(tmp_path, record([change]), original)
+    (found,) = loaded.get_submodule("network.relu1").projections
+    values = torch.randn(3, 4, 5, 5)
+    assert torch.equal(found(values), projection(values))
+    torch.testing.assert_close(found(found(values)), found(values), rtol=1e-4, atol=1e-5)
+
+
+def reactive(gated: bool, classes: list[int] | None) -> ReactiveProjection:
+    generator = np.random.default_rng(0)
+    directions = generator.standard_normal((4, 3))
+    gates = (generator.standard_normal((4, 2)), np.array([0.1, -0.2])) if gated else None
+    return ReactiveProjection(directions, np.array([0.3, 1, -1]), [1, 2], "pooled", gates=gates, classes=classes)
+
+
+@pytest.mark.parametrize(("gated", "classes"), [(True, None), (False, [0, 2]), (True, [1, 1])])
+def test_reactive_projections_come_back_with_what_they_react_to(original, tmp_path, gated, classes):
+    corrected, changes = copy.deepcopy(original), []
+    if classes is not None:
+        corrected.network = ClassConditioned(corrected.network)
+        changes.append(ClassConditionChange())
+    insert_projection(corrected, "network.relu1", reactive(gated, classes))
+    changes.append(
+        ReactiveProjectionChange(
+            layer="network.relu1", mode="pooled", channels=4, ranks=[1, 2], gated=gated, conditioned=classes is not None
+        )
+    )
+    save_weights(corrected.network, method_weights(tmp_path, "trial"))
+    loaded = load_corrected(tmp_path, record(changes), original)
+    x = torch.rand(20, 1, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), corrected(x))
+        assert not torch.allclose(loaded(x), original(x), atol=1e-3)
+    inner = "network.network." if classes is not None else "network."
+    assert own_layer(loaded, "network.relu1") == f"{inner}relu1.layer"
+    with pytest.raises(CheckpointError, match="is a corrected model with projections .*relu1"):
+        load_weights(copy.deepcopy(original).network, method_weights(tmp_path, "trial"))

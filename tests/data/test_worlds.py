@@ -62,6 +62,14 @@ def test_probability_one_and_zero_are_exact(data):
     assert not WorldView(data, GLYPH.model_copy(update={"probability": 0.0}), "asis", 0).attacked_flags().any()
 
 
+def test_elsewhere_plants_counter_examples_in_the_other_classes(data):
+    before = WorldView(data, GLYPH, "asis", 0).attacked_flags()
+    flags = WorldView(data, GLYPH.model_copy(update={"elsewhere": 0.25}), "asis", 0).attacked_flags()
+    others = data.table["label"].to_numpy() != 1
+    assert (flags[~others] == before[~others]).all()
+    assert 0.1 < flags[others].mean() < 0.4
+
+
 def test_who_is_attacked_depends_on_seed_and_id_only(data):
     flags = WorldView(data, GLYPH, "asis", 0).attacked_flags()
     rows = np.random.default_rng(0).permutation(len(data))[:100]

@@ -7,6 +7,8 @@ from pipeline.mitigate.explained import explained_quantity
 
 LOGITS = torch.tensor([[1.0, 3.0, -2.0], [0.5, -4.0, 0.25]])
 LABELS = torch.tensor([2, 0])
+PRESENT = torch.tensor([[1, 0, 1], [0, 1, 0]])
+SIGNS = 2.0 * PRESENT - 1
 
 
 @pytest.mark.parametrize(
@@ -15,10 +17,24 @@ LABELS = torch.tensor([2, 0])
         ("max_logit", 3.0 + 0.5),
         ("target_logit", -2.0 + 0.5),
         ("log_probabilities", float((LOGITS - LOGITS.exp().sum(1, keepdim=True).log()).sum()) / 3),
+        ("cross_entropy", float(LOGITS.exp().sum(1).log().sum()) + 2.0 - 0.5),
     ],
 )
 def test_closed_forms(kind, expected):
     assert float(explained_quantity(LOGITS, LABELS, kind)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("max_logit", 3.0 + 0.5),
+        ("target_logit", 1.0 - 2.0 - 4.0),
+        ("log_probabilities", float((-torch.log1p((-LOGITS).exp()) - torch.log1p(LOGITS.exp())).sum()) / 6),
+        ("cross_entropy", float(torch.log1p((-SIGNS * LOGITS).exp()).sum()) / 3),
+    ],
+)
+def test_closed_forms_with_rows_of_labels(kind, expected):
+    assert float(explained_quantity(LOGITS, PRESENT, kind)) == pytest.approx(expected)
 
 
 def test_random_signs_look_at_every_logit_and_come_from_the_global_generator():

@@ -4,10 +4,13 @@ import json
 import os
 
 import pytest
+import torch
 
+from pipeline.concepts.corrected import method_weights
 from pipeline.errors import PipelineError
 from pipeline.mitigate import stage
-from pipeline.workspace.records import Biases, MethodRecord
+from pipeline.mitigate.groups import NoCounterExamples
+from pipeline.workspace.records import Biases, Contest, MethodRecord
 
 FINE_TUNE = {"kind": "fine_tune", "epochs": 1}
 P_CLARC = {"kind": "p_clarc"}
@@ -20,11 +23,9 @@ def fit(tiny_context, monkeypatch):
     def run(*methods: dict, unit_key: str = "unit"):
         context = tiny_context(mitigate={"methods": list(methods)})
         context.unit_key = unit_key
-        fitted, correct = [], stage._correct
+        fitted, make = [], stage.make_mitigation
         with monkeypatch.context() as patch:
-            patch.setattr(
-                stage, "_correct", lambda *arguments: fitted.append(arguments[1].method_id) or correct(*arguments)
-            )
+            patch.setattr(stage, "make_mitigation", lambda method: fitted.append(method.method_id) or make(method))
             stage.run(context)
         return context, fitted
 
@@ -33,7 +34,7 @@ def fit(tiny_context, monkeypatch):
 
 def folders(context) -> dict[str, set[str]]:
     folder = context.directory.folder("mitigate")
-    return {entry.name: {path.name for path in entry.iterdir()} for entry in folder.iterdir()}
+    return {entry.name: {path.name for path in entry.iterdir()} for entry in folder.iterdir() if entry.is_dir()}
 
 
 def test_each_method_has_a_folder_of_its_own(fit):
@@ -148,4 +149,33 @@ def test_foreign_entries_of_the_folder_are_removed(fit):
     (folder / "notes.txt").write_text("left behind")
     os.makedirs(folder / "old/deep")
     context, _ = fit(P_CLARC)
+    assert set(folders(context)) == {"p_clarc"}
+
+
+def test_every_chosen_correction_is_trained_with_further_seeds_and_the_contest_is_written(tiny_context, fit):
+    grid = {"kind": "fine_tune", "epochs": 1, "grid": {"lr": [0.001, 1e-6]}}
+    context = tiny_context(mitigate={"methods": [grid, P_CLARC], "seeds": 2})
+    stage.run(context)
+    contest = context.directory.read_record("mitigate/contest.json", Contest)
+    chosen = [each.id for each in contest.chosen()]
+    assert len(contest.contestants) == 4, "two of the grid, the projection, and one further seed"
+    assert chosen[1:] == ["p_clarc", f"{chosen[0]}_seed-1"] and contest.recommended == "p_clarc"
+    first, second = (
+        context.directory.read_record(f"mitigate/{name}/method.json", MethodRecord) for name in (chosen[0], chosen[2])
+    )
+    assert (first.seed, second.seed, first.family, second.family) == (0, 1, "fine_tune", "fine_tune")
+    assert first.parameters == second.parameters
+    weights = [torch.load(method_weights(context.directory.root, each.id)) for each in (first, second)]
+    assert any(not torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    before = (context.directory.root / f"mitigate/{chosen[2]}/model.pt").stat().st_mtime_ns
+    stage.run(context)
+    assert (context.directory.root / f"mitigate/{chosen[2]}/model.pt").stat().st_mtime_ns == before
+
+
+def test_a_method_without_counter_examples_is_skipped_and_the_others_go_on(fit, monkeypatch):
+    def refuse(self, model, problem):
+        raise NoCounterExamples("nobody carries it")
+
+    monkeypatch.setattr(stage.MITIGATIONS["group_balance"].method, "fit", refuse)
+    context, _ = fit({"kind": "group_balance"}, P_CLARC)
     assert set(folders(context)) == {"p_clarc"}

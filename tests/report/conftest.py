@@ -11,6 +11,8 @@ from pipeline.workspace.records import (
     Audit,
     Bias,
     CavSummary,
+    Contest,
+    Contestant,
     Finding,
     GateResult,
     Health,
@@ -151,8 +153,13 @@ def make_audit(**changes) -> Audit:
             biases=["b-8-glyph", "b-1-corner"],
             status="unreviewed",
             seconds=12.5,
+            family=name,
+            seed=0,
+            frozen="nothing",
+            told_truth=False,
+            peak_megabytes=125.0,
             validation={"accuracy": MODELS[name][1], "worst_group_accuracy": MODELS[name][2] - 0.05},
-            projections=[] if name != "p_clarc" else [{"layer": "features.8", "mode": "position", "channels": 64}],
+            changes=[] if name != "p_clarc" else [{"kind": "network", "name": "gated"}],
         )
         for name in MODELS
         if name != "original"
@@ -182,6 +189,24 @@ def make_audit(**changes) -> Audit:
             ),
         ],
         "methods": methods,
+        "contest": Contest(
+            rule="The best worst group.",
+            original_clean=MODELS["original"][1],
+            original_worst=MODELS["original"][2],
+            contestants=[
+                Contestant(
+                    id=each.id,
+                    family=each.family,
+                    seed=0,
+                    clean=each.validation["accuracy"],
+                    worst=each.validation["worst_group_accuracy"],
+                    on_front=each.id in ("rr_clarc", "fine_tune"),
+                    chosen=True,
+                )
+                for each in methods
+            ],
+            recommended="rr_clarc",
+        ),
         "health": Health(
             composite="epsilon_plus_flat",
             arch="local:small_cnn",

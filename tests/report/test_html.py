@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.report import html as report_html
 from pipeline.report.html import change, embed_picture, figure, plain, render, sample_size, standing_warnings
-from pipeline.workspace.records import Health
+from pipeline.workspace.records import Contest, Health
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
@@ -143,6 +143,7 @@ def test_an_audit_without_findings_is_a_proper_page(build_audit, tmp_path):
         biases=[],
         verdicts=[],
         methods=[],
+        contest=Contest(rule="", original_clean=1, original_worst=1, contestants=[], recommended=None),
         metrics=[],
         gate=[],
         health=None,

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.run.freshness import config_slice
 from pipeline.run.stages import STAGES
 from pipeline.workspace.atomic import write_json
-from pipeline.workspace.records import Audit, GateResult
+from pipeline.workspace.records import Audit, Contest, GateResult
 from pipeline.workspace.stage import StageContext, StageSpec
 
 MINIMAL = {"name": "trial", "data": {"kind": "digits"}, "device": "cpu"}
@@ -103,6 +103,7 @@ def make_audit(verdict: str, **changes: Any) -> Audit:
         "findings": [],
         "biases": [],
         "methods": [],
+        "contest": Contest(rule="", original_clean=0.9, original_worst=0.5, contestants=[], recommended=None),
         "health": None,
         "metrics": [],
         "gate": rules if verdict == "fail" else [],

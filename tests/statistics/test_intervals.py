@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pipeline.errors import DataError
-from pipeline.statistics import Interval, bootstrap, wilson
+from pipeline.statistics import Interval, bootstrap, over_seeds, wilson
 from pipeline.statistics.intervals import CHUNK_VALUES
 
 counted = st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -115,3 +115,29 @@ def test_more_confidence_is_wider():
 def test_strata_of_another_length_are_refused():
     with pytest.raises(DataError, match="values has 3, strata has 2"):
         bootstrap(np.zeros(3), strata=np.zeros(2))
+
+
+def test_one_seed_keeps_its_interval():
+    only = Interval(0.5, 0.4, 0.7, 90)
+    assert over_seeds([only]) == only
+
+
+def test_equal_seeds_keep_the_interval_of_the_samples():
+    found = over_seeds([Interval(0.5, 0.4, 0.7, 90)] * 3)
+    assert found == pytest.approx((0.5, 0.4, 0.7, 90))
+
+
+def test_seeds_that_differ_widen_the_interval_by_students_of_their_mean():
+    values = [0.4, 0.5, 0.6]
+    found = over_seeds([Interval(value, value, value, 90) for value in values])
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.lower, found.upper) == (max(0, pytest.approx(expected.low)), pytest.approx(expected.high))
+
+
+def test_shares_stay_shares():
+    found = over_seeds([Interval(0.9, 0.8, 1.0, 9), Interval(1.0, 0.9, 1.0, 9), Interval(0.8, 0.7, 0.9, 9)])
+    assert found.upper == 1.0 and found.lower >= 0
+
+
+def test_a_seed_without_a_figure_leaves_the_mean_open():
+    assert math.isnan(over_seeds([Interval(0.5, 0.4, 0.6, 9), Interval(math.nan, math.nan, math.nan, 9)]).value)

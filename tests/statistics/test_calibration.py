@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import brier_score_loss
+
+from pipeline.statistics import brier_score, calibration_error
+
+
+def probabilities_of(positive: np.ndarray) -> np.ndarray:
+    return np.stack([1 - positive, positive], 1)
+
+
+def test_the_brier_score_of_two_classes_is_twice_that_of_the_positive_one():
+    generator = np.random.default_rng(0)
+    positive, y = generator.random(200), generator.integers(0, 2, 200)
+    found = brier_score(probabilities_of(positive), y)
+    assert found.value == pytest.approx(2 * brier_score_loss(y, positive))
+    assert found.lower < found.value < found.upper and found.n == 200
+
+
+def test_certain_and_right_is_0_certain_and_wrong_is_2():
+    sure = np.eye(3)[[0, 1, 2]]
+    assert brier_score(sure, np.array([0, 1, 2])).value == 0
+    assert brier_score(sure, np.array([1, 2, 0])).value == 2
+
+
+def test_the_calibration_error_of_a_hand_made_table():
+    # four samples with .9 of which two are right, four with .6 of which all are right
+    probabilities = probabilities_of(np.array([0.9] * 4 + [0.6] * 4))
+    y = np.array([1, 1, 0, 0, 1, 1, 1, 1])
+    assert calibration_error(probabilities, y).value == pytest.approx((4 * 0.4 + 4 * 0.4) / 8)
+
+
+def test_a_calibrated_classifier_has_almost_no_error_and_an_overconfident_one_has():
+    generator = np.random.default_rng(1)
+    positive = generator.uniform(0.5, 1, 20_000)
+    y = (generator.random(20_000) < positive).astype(int)
+    assert calibration_error(probabilities_of(positive), y, resamples=100).value < 0.015
+    bold = np.clip(positive + 0.2, 0, 1)
+    assert calibration_error(probabilities_of(bold), y, resamples=100).value > 0.1
+
+
+def test_certainty_falls_into_the_last_bin():
+    assert calibration_error(np.array([[1.0, 0.0]] * 4), np.zeros(4, int)).value == 0
+
+
+def test_no_samples_have_no_calibration():
+    assert np.isnan(calibration_error(np.zeros((0, 2)), np.zeros(0, int)).value)

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.workspace.peak_memory import STATM, PeakMemory
+
+pytestmark = pytest.mark.skipif(not STATM.exists(), reason="the system does not tell the memory of a process")
+
+
+def test_memory_that_was_given_back_is_counted():
+    with PeakMemory() as memory:
+        block = np.ones(60_000_000 // 8)
+        block += 1
+        for _ in range(20):  # long enough to be looked at
+            block += 1
+        del block
+    assert 50 < memory.megabytes < 200
+
+
+def test_nothing_taken_is_nothing_counted():
+    with PeakMemory() as memory:
+        pass
+    assert memory.megabytes < 20
