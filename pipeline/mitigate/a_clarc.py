@@ -19,8 +19,9 @@ from .interface import Correction, Problem
 class AugmentiveClarc:
     """Fine-tuning of the layers above the CAVs, with the artifact in samples of all classes, so that it tells nothing.
 
-    A share of the samples of every step is given the artifact's values along the directions. The layers up to the lowest CAV stay as they are. Validation sees activations as they are, and the corrected model
-    is the plain architecture.
+    A share of the samples of every step is given the artifact's values along the directions. The layers up to the
+    lowest CAV stay as they are. Validation sees activations as they are, and the corrected model is the plain
+    architecture.
     """
 
     def __init__(self, config: AClarcMethod):

@@ -9,7 +9,6 @@ from pipeline.models.classification import classification_metrics
 from pipeline.statistics import worst_group
 from pipeline.workspace.records import Contest, Contestant, MethodRecord
 
-from .registry import MITIGATIONS
 from .selection import SMALLEST_GROUP, Standing, choose, mean_standing, pareto_front, rule_text
 
 CLEAN, WORST = "balanced_accuracy", "worst_group_accuracy"
@@ -101,7 +100,7 @@ def hold_contest(
     }
     chosen = {place for places in members.values() for place in places}
     front = _front_of_each_seed(records, standings)
-    candidates = [method for method in winners if not (method.told_truth or MITIGATIONS[method.kind].baseline)]
+    candidates = [method for method in winners if not method.for_comparison]
     recommended = None
     if candidates:
         means = [mean_standing([standings[place] for place in members[each.family_id]]) for each in candidates]

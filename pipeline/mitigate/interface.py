@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -109,4 +109,13 @@ class Mitigation(Protocol):
 
     def fit(self, model: AuditModel, problem: Problem) -> Correction:
         """Return a corrected copy of the model."""
+        ...
+
+
+@runtime_checkable
+class Exporting(Protocol):
+    """A correction whose model has more to show than its predictions."""
+
+    def export(self, model: AuditModel, problem: Problem, folder: Path) -> None:
+        """Write it into the folder."""
         ...

@@ -40,7 +40,6 @@ class MitigationEntry:
         freezes: what stays as it was while it trains.
         paper: where the method comes from.
         plain: whether the corrected model is the architecture under audit, with no cost at run time.
-        baseline: whether it knows nothing of the biases: it takes part for comparison and is never recommended.
     """
 
     method: type
@@ -49,7 +48,6 @@ class MitigationEntry:
     freezes: str
     paper: str
     plain: bool = True
-    baseline: bool = False
 
 
 NORMS = "statistics of BatchNorm"
@@ -58,9 +56,7 @@ UP_TO_THE_LAYER = "all up to the layer of the CAV, and statistics of BatchNorm"
 EVERYTHING = "everything"
 
 MITIGATIONS: dict[str, MitigationEntry] = {
-    "fine_tune": MitigationEntry(
-        FineTune, trains=True, needs="nothing", freezes=NORMS, paper="baseline", baseline=True
-    ),
+    "fine_tune": MitigationEntry(FineTune, trains=True, needs="nothing", freezes=NORMS, paper="baseline"),
     "rrr": MitigationEntry(
         RightForTheRightReasons, trains=True, needs="masks", freezes=NORMS, paper="Ross et al., IJCAI 2017"
     ),

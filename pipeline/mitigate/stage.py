@@ -37,10 +37,11 @@ from pipeline.workspace.stage import StageContext
 
 from .contest import family_winners, hold_contest, standing, validation_figures, with_seeds
 from .groups import NoCounterExamples, counter_example_warnings
-from .interface import KnownBias, Problem
+from .interface import Exporting, KnownBias, Problem
 from .registry import MITIGATIONS, make_mitigation
 
 CONTEST = "contest.json"
+MAPS = "maps"
 STATE = "training_state.pt"
 RESULTS = ("method.json", "model.pt", "history.csv")
 
@@ -143,7 +144,7 @@ def what_is_missing(
             return ""
         if background == "roi":
             return "since the data set has no regions of interest"
-    if needs == "masks" and getattr(method, "masks", None) == "truth":
+    if method.told_truth:
         return ""
     if needs != "nothing" and not known:
         return "since no bias was accepted that it could correct"
@@ -176,9 +177,10 @@ def _correct(fitting: Fitting, method: AnyMethod, number: int) -> str:
         return ""
     folder = context.directory.folder("mitigate") / method.method_id
     started = time.perf_counter()
+    mitigation, problem = make_mitigation(method), _problem(fitting, method, seed, key, folder)
     try:
         with PeakMemory(context.device) as memory:
-            correction = make_mitigation(method).fit(fitting.original, _problem(fitting, method, seed, key, folder))
+            correction = mitigation.fit(fitting.original, problem)
     except NoCounterExamples as error:
         return str(error)
     seconds = time.perf_counter() - started
@@ -188,6 +190,8 @@ def _correct(fitting: Fitting, method: AnyMethod, number: int) -> str:
     for name in RESULTS:  # so that the record never stands beside the weights of another correction
         (folder / name).unlink(missing_ok=True)
     save_weights(correction.model.network, folder / "model.pt")
+    if isinstance(mitigation, Exporting):
+        mitigation.export(correction.model, problem, folder / MAPS)
     if correction.history:
         write_history(folder / "history.csv", correction.history)
     known = fitting.known

@@ -116,7 +116,7 @@ def train_loop(
             moved = Batch(batch.x.to(device), batch.y.to(device), batch.index)
             values = losses(model, moved, number)
             own, whole = batches.count(step)
-            _backward(optimizer, values["total"], label, number)
+            _backward(optimizer, parameters, values["total"], label, number)
             group.average_gradients(parameters, own, whole)
             _step(optimizer, parameters, settings.clip_norm)
             for name, value in values.items():
@@ -184,10 +184,13 @@ def _set_rate(optimizer: torch.optim.Optimizer, settings: LoopSettings, step: in
         group["lr"] = settings.lr * factor
 
 
-def _backward(optimizer: torch.optim.Optimizer, total: torch.Tensor, label: str, epoch: int) -> None:
+def _backward(
+    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], total: torch.Tensor, label: str, epoch: int
+) -> None:
     _require_finite("loss", float(total.detach()), label, epoch)
     optimizer.zero_grad(set_to_none=True)
-    total.backward()
+    # gradients of pixels and frozen layers, which a penalty may have asked for, are of no use here
+    total.backward(inputs=parameters)
 
 
 def _step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], clip_norm: float | None) -> None:

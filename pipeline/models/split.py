@@ -19,6 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 TOLERANCE = 1e-4
 """Largest difference between the network and its two parts, as a share of the largest value."""
+ROWS_TOLERANCE = 1e-2
+"""The same for a sample in two batches: GPUs round by the size of a batch, but its statistics change by far more."""
 WORTHWHILE = 0.1
 """Share of a forward pass's multiplications that must lie in the trunk for a split to be of use."""
 
@@ -321,12 +323,12 @@ def _by_rows(value: object, without_first: object) -> bool:
         return False
     if not value.is_floating_point():
         return torch.equal(value[1:], without_first)
-    return _close(value[1:], without_first)
+    return _close(value[1:], without_first, ROWS_TOLERANCE)
 
 
-def _close(value: torch.Tensor, other: torch.Tensor) -> bool:
+def _close(value: torch.Tensor, other: torch.Tensor, tolerance: float = TOLERANCE) -> bool:
     largest = float(value.abs().max()) if value.numel() else 0.0
-    return value.shape == other.shape and torch.allclose(value, other, rtol=0.0, atol=TOLERANCE * largest)
+    return value.shape == other.shape and torch.allclose(value, other, rtol=0.0, atol=tolerance * largest)
 
 
 def _frontier(nodes: Sequence[fx.Node], wanted: set[fx.Node], kept: set[fx.Node]) -> list[fx.Node]:

@@ -112,6 +112,9 @@ def test_detected_carriers_score_above_the_boundary_in_every_class_but_not_in_th
     assert (found == truth)[~test].mean() > 0.95
     everybody = dataclasses.replace(known, cav=dataclasses.replace(known.cav, intercept=1e6))
     assert np.array_equal(bias_carriers(model, problem, everybody, "detected"), ~test)
+    scores = features @ known.cav.direction
+    halves = dataclasses.replace(known, cav=dataclasses.replace(known.cav, intercept=-np.median(scores)))
+    assert np.array_equal(bias_carriers(model, problem, halves, "detected"), (scores > np.median(scores)) & ~test)
     with pytest.raises(ConfigError, match="groups: detected needs a CAV on pooled.*groups: found"):
         bias_carriers(
             model, problem, dataclasses.replace(known, cav=dataclasses.replace(known.cav, pooling="full")), "detected"

@@ -110,7 +110,7 @@ def test_phases_follow_each_other_and_their_epochs_sum_up(audited, method):
     assert correction.notes["mean_map"] == pytest.approx(correction.history[-1].validation["mean_map"], rel=1e-5)
 
 
-@pytest.mark.parametrize(("epochs", "expected"), [(1, [0, 1]), (2, [0, 2]), (5, [1, 4]), (20, [5, 15])])
+@pytest.mark.parametrize(("epochs", "expected"), [(1, [0, 1]), (2, [0, 2]), (3, [1, 2]), (5, [1, 4]), (20, [5, 15])])
 def test_epochs_are_divided_by_the_shares(section, epochs, expected):
     assert section(KIND, epochs=epochs).epochs_of_phases() == expected
 

@@ -166,22 +166,26 @@ def test_two_biases_are_corrected_together(known_problem, images, kind):
 def test_a_killed_training_goes_on_and_ends_with_the_same_model(known_problem, tmp_path, monkeypatch, kind):
     model, problem = known_problem
     method = make_mitigation(quick_section(kind, epochs=2))
-    expected = method.fit(model, problem).model.state_dict()
-    problem = dataclasses.replace(problem, key="key", state_path=tmp_path / "state.pt")
-    measure, calls = shell.validation_metrics, []
+    measure, epochs, last = shell.validation_metrics, [], None
 
-    def killed(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
+    def measured(*arguments):
+        epochs.append(1)
+        if len(epochs) == last:
             raise KeyboardInterrupt
         return measure(*arguments)
 
-    monkeypatch.setattr(shell, "validation_metrics", killed)
+    monkeypatch.setattr(shell, "validation_metrics", measured)
+    expected = method.fit(model, problem).model.state_dict()
+    uninterrupted = len(epochs)
+    epochs.clear()
+    last = uninterrupted
+    problem = dataclasses.replace(problem, key="key", state_path=tmp_path / "state.pt")
     with pytest.raises(KeyboardInterrupt):
         method.fit(model, problem)
     found = method.fit(model, problem).model.state_dict()
-    assert len(calls) == 3, "the first epoch is not repeated"
+    assert len(epochs) == uninterrupted + 1, "only the epoch in which it was killed is repeated"
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    assert set(tmp_path.iterdir()) <= {problem.state_path}, "what further phases kept is gone"
 
 
 def test_the_stage_stores_what_each_correction_returns(tiny_context, known_problem, fitted, images):
@@ -192,8 +196,9 @@ def test_the_stage_stores_what_each_correction_returns(tiny_context, known_probl
     for kind in MITIGATIONS:
         record = context.directory.read_record(f"mitigate/{kind}/method.json", MethodRecord)
         loaded = load_corrected(context.directory.root, record, model)
+        expected = fitted(kind).correction.model
         with torch.no_grad():
-            torch.testing.assert_close(loaded(images), fitted(kind).correction.model(images), rtol=0, atol=1e-6)
+            torch.testing.assert_close(loaded(images), expected(images), rtol=0, atol=1e-6)
         assert (record.kind, record.trained) == (kind, MITIGATIONS[kind].trains)
         assert record.biases == [known.bias.id for known in problem.biases]
         assert record.status == "unreviewed"
@@ -228,7 +233,7 @@ def test_rr_clarc_leaves_what_its_cav_was_fitted_in(audited, section):
     assert moved and not any(name.startswith(("network.conv1", "network.norm1")) for name in moved)
 
 
-WITHOUT_PENALTY = {"rrr": {"weight": 0.0}, "isnet": {"heatmap_share": 0.0}}
+WITHOUT_PENALTY = {"rrr": {"weight": 0.0}, "cdep": {"weight": 0.0}, "isnet": {"heatmap_share": 0.0}}
 
 
 @pytest.mark.parametrize("kind", WITHOUT_PENALTY)
@@ -264,7 +269,7 @@ def test_isnet_moves_relevance_out_of_the_artifact(audited, section):
     assert share(corrected) < share(model) - 0.1
 
 
-@pytest.mark.parametrize("kind", ["rrr", "rr_clarc", "isnet"])
+@pytest.mark.parametrize("kind", ["rrr", "cdep", "rr_clarc", "isnet"])
 def test_training_lowers_the_penalty(audited, section, kind):
     model, problem = audited
     name = "heatmap" if kind == "isnet" else "penalty"

@@ -305,13 +305,11 @@ def test_without_a_bias_it_is_plain_fine_tuning(audited, section):
 
 @pytest.mark.parametrize("train", ["above", "all"])
 @pytest.mark.parametrize("layer", ["network.relu1", "network.relu2"])
-@pytest.mark.parametrize("aggregation", FREE_OF_SCALE)
-def test_the_default_weight_turns_the_gradient_away_in_every_layer(audited, section, aggregation, layer, train):
+def test_the_default_weight_turns_the_gradient_away_in_every_layer(audited, section, layer, train):
     model, problem = audited
-    config = section("rr_clarc", epochs=12, lr=0.01, layer=layer, aggregation=aggregation, train=train)
+    config = section("rr_clarc", epochs=12, lr=0.01, layer=layer, train=train)
     history = make_mitigation(config).fit(model, problem).history
-    print("HIST", aggregation, layer, train, history[0].losses["penalty"], history[-1].losses["penalty"], history[-1].validation["accuracy"])
-    assert history[-1].losses["penalty"] < 0.6 * history[0].losses["penalty"]
+    assert history[-1].losses["penalty"] < 0.2 * history[0].losses["penalty"]
     assert history[-1].validation["accuracy"] > 0.8
 
 

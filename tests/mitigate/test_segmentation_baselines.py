@@ -157,6 +157,14 @@ def test_the_multi_task_network_learns_both_from_scratch(fit, audited):
     assert history[-1].losses["segmentation"] < 0.8 * history[0].losses["segmentation"]
 
 
+def test_what_is_trained_from_scratch_gathers_statistics_and_the_classifier_keeps_its_own(fit, audited):
+    assert all(value.any() for name, value in fit("multi_task_unet").model.named_buffers() if "running_mean" in name)
+    network = fit("unet_classifier").model.network
+    assert all(value.any() for name, value in network.segmenter.named_buffers() if "running_mean" in name)
+    kept = dict(audited[0].network.named_buffers())
+    assert all(torch.equal(value, kept[name]) for name, value in network.network.named_buffers())
+
+
 def test_its_classes_do_not_depend_on_the_model_under_audit(fit, audited, section):
     model, problem = audited
     other = AuditModel(nn.Linear(1, 1), model.normalize, model.arch)

@@ -71,6 +71,11 @@ class InModelExplainerMethod(FineTuningConfig):
     )
     bias: float = Field(3.0, description="of the explainer's head at first; 3 lets all but 0.5 % through")
 
+    @property
+    def for_comparison(self) -> bool:
+        """Whether it takes part for comparison alone: unsupervised, it knows nothing of the biases."""
+        return self.told_truth or self.loss == "unsupervised"
+
     def epochs_of_phases(self) -> list[int]:
         """Return how many epochs each phase has; they sum to `epochs`."""
         ends = [round(self.epochs * sum(phase.share for phase in self.phases[:n])) for n in range(len(self.phases) + 1)]

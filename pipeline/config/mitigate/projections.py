@@ -96,6 +96,6 @@ class LeaceMethod(MethodConfig):
     shrinkage: float = Field(
         0.1,
         ge=0,
-        description="added to the variance of every direction, as a share of their mean; 0 = as published, which relies "
-        "on directions that hardly vary",
+        description="added to the variance of every direction, as a share of their mean; 0 = as published, which "
+        "relies on directions that hardly vary",
     )

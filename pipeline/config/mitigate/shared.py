@@ -56,6 +56,11 @@ class MethodConfig(Section):
         """Whether the method is given true masks or true groups, which only a comparison may use."""
         return "truth" in (getattr(self, "masks", None), getattr(self, "groups", None))
 
+    @property
+    def for_comparison(self) -> bool:
+        """Whether it takes part for comparison alone: it knows the truth, or nothing of the biases."""
+        return self.told_truth
+
 
 class FineTuningConfig(MethodConfig):
     """What every mitigation that trains understands."""
