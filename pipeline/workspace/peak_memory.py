@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 import threading
 from pathlib import Path
@@ -33,6 +36,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
             self._start = torch.cuda.memory_allocated(self.device)
         elif STATM.exists():
+            _give_back()
             self._start = self._most = resident_bytes()
             self._watcher = threading.Thread(target=self._watch, daemon=True)
             self._watcher.start()
@@ -55,6 +59,13 @@ class PeakMemory:
     def _watch(self) -> None:
         while not self._stop.wait(SECONDS):
             self._most = max(self._most, resident_bytes())
+
+
+def _give_back() -> None:
+    """Give freed memory back to the system: what is only taken again from it would otherwise not be seen."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def resident_bytes() -> int:

@@ -286,7 +286,7 @@ def test_what_layers_of_cavs_depend_on_stays_unless_all_is_to_train(audited, sec
     other = dataclasses.replace(known, bias=known.bias.model_copy(update={"candidates": candidates}))
     lower = [each for each in known.bias.candidates if each.layer == "network.relu2"]
     deep = dataclasses.replace(known, bias=known.bias.model_copy(update={"candidates": lower}))
-    twice = dataclasses.replace(problem, biases=[deep, other])
+    twice = dataclasses.replace(problem, biases=[other, deep])
     assert fit(twice) == {"linear"}, "the directions of both layers keep their meaning"
 
 

@@ -178,6 +178,32 @@ def test_what_is_random_runs_in_every_step(nested):
     assert sum(isinstance(module, nn.Conv2d) for module in split.head.modules()) == nested, "the one above the dropout"
 
 
+class Noise(nn.Module):
+    """So little that it would pass for a rounding error."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1e-5 * torch.randn_like(x)
+
+
+class Counter(nn.Module):
+    """Returns what it is given, and counts how often."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * 1
+
+
+@pytest.mark.parametrize("kind", [Noise, Counter])
+def test_what_draws_random_numbers_or_changes_a_buffer_runs_in_every_step(kind):
+    model = freeze(Skipping(kind()), "below", "layer")
+    head = split_network(model, images(1)).head
+    assert any(isinstance(module, kind) for module in head.modules())
+
+
 def test_features_are_not_written_into():
     class Adding(nn.Module):
         def __init__(self):
@@ -185,9 +211,7 @@ def test_features_are_not_written_into():
             self.below, self.above = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(1, 4, 3, padding=1)
 
         def forward(self, x):
-            found = self.below(x)
-            found += self.above(x)
-            return found.mean((2, 3))
+            return self.below(x).add_(self.above(x)).mean((2, 3))
 
     model = freeze(Adding(), "below")
     split = split_network(model, images(1))
@@ -237,9 +261,19 @@ class Wandering(Skipping):
         return super().forward(x) * self.calls
 
 
+class Overwriting(Skipping):
+    """Writes into a frozen layer's output, of which the graph of calls knows nothing."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = self.layer(self.below(x))
+        found.mul_(self.above.bias.sum())
+        return self.above(found.mean((2, 3)))
+
+
 @pytest.mark.parametrize(
     "network, layers, reason",
     [
+        (Overwriting, [], "does not say the same"),
         (Deciding, [], "cannot be traced"),
         (Mixing, [], "only 0% of the network's work"),
         (Wandering, [], "does not say the same"),

@@ -22,3 +22,13 @@ def test_nothing_taken_is_nothing_counted():
     with PeakMemory() as memory:
         pass
     assert memory.megabytes < 20
+
+
+def test_memory_that_is_taken_again_is_counted_again():
+    small = [np.ones(10_000) for _ in range(1000)]  # 80 MB in pieces, which the allocator keeps when they are freed
+    del small
+    with PeakMemory() as memory:
+        again = [np.ones(10_000) for _ in range(1000)]
+        for piece in again:
+            piece += 1
+    assert memory.megabytes > 60
