@@ -187,6 +187,8 @@ def mean_losses(
 def freeze_up_to(model: nn.Module, layer: str, example: torch.Tensor) -> None:
     """Stop the training of every parameter that the output of a layer depends on."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        return
     with evaluation_mode(model), torch.enable_grad(), record_outputs(model, [layer]) as outputs:
         model(example.detach().requires_grad_(True))
     gradients = torch.autograd.grad(outputs[layer].sum(), parameters, allow_unused=True)

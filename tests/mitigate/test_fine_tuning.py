@@ -52,6 +52,16 @@ def test_what_a_layer_depends_on_is_frozen_however_it_is_used():
     assert trainable(network) == {"branch.weight", "branch.bias", "head.weight", "head.bias"}
 
 
+def test_what_any_of_several_layers_depends_on_is_frozen():
+    network = Branched()
+    freeze_up_to(network, "relu", torch.rand(1, 3, 4, 4))
+    freeze_up_to(network, "branch", torch.rand(1, 3, 4, 4))
+    assert trainable(network) == {"head.weight", "head.bias"}
+    for _ in range(2):
+        freeze_up_to(network, "head", torch.rand(1, 3, 4, 4))
+    assert trainable(network) == set()
+
+
 def test_freezing_leaves_no_gradients_hooks_or_flags_behind():
     network = Branched().train()
     freeze_up_to(network, "relu", torch.rand(1, 3, 4, 4))
