@@ -2,9 +2,9 @@
 
     python -m benchmarks.contest TASK [--set key=value ...] [--output DIR]
 
-Tasks: demo (a stamp on 95 % of one class of digits), trial (on 90 %), backgrounds (group imbalance as in Waterbirds) and
-isic2017 (a disc beside 90 % of the melanomas). Corrections are those of configs/contest.yaml, each trained three times;
-figures are means over the seeds with the interval of the report.
+Tasks: demo (a stamp on 95 % of one class of digits), trial (on 90 %), backgrounds (group imbalance as in Waterbirds)
+and isic2017 (a disc beside 90 % of the melanomas). Corrections are those of configs/contest.yaml, each trained three
+times; figures are means over the seeds with the interval of the report.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ def load_weights(network: nn.Module, path: Path | str, arch: str = "") -> None:
     if projected := sorted({found[1] for found in map(PROJECTION.fullmatch, unexpected) if found}):
         raise CheckpointError(
             f"checkpoint {path} is a corrected model with projections (in {', '.join(projected)}), which model.arch "
-            f"{arch or type(network).__name__} does not have. Only corrections of the plain architecture can be started "
-            "from, those whose method.json lists no changes, such as rrr, isnet or fine_tune."
+            f"{arch or type(network).__name__} does not have. Only corrections of the plain architecture can be "
+            "started from, those whose method.json lists no changes, such as rrr, isnet or fine_tune."
         )
     reshaped = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
