@@ -10,9 +10,9 @@ PEER_STAMP := $(PEER)/.made-from-$(shell echo $(PEER_PACKAGES) | cksum | cut -d'
 SITE_PACKAGES := import sysconfig; print(sysconfig.get_path('purelib'))
 
 # Benchmarks that run on one thread each.
-SINGLE := spray cav detection heatmap-loss isnet mnist-isnet
+SINGLE := spray cav detection heatmap-loss isnet mnist-isnet right-reason
 
-.PHONY: install demo test test-slow isic2017 schemas $(SINGLE:%=benchmark-%) benchmark-attribution attribution-table clean
+.PHONY: install demo test test-slow isic2017 schemas $(SINGLE:%=benchmark-%) benchmark-contest benchmark-attribution attribution-table clean
 
 install: $(STAMP)
 
@@ -42,6 +42,11 @@ attribution-table: install
 
 $(SINGLE:%=benchmark-%): benchmark-%: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$(subst -,_,$*)
+
+# demo, trial, backgrounds or isic2017
+TASK ?= demo
+benchmark-contest: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.contest $(TASK)
 
 benchmark-attribution: $(PEER_STAMP)
 	$(PEER)/bin/python -m benchmarks.attribution --output artifacts/benchmarks/attribution.json

@@ -6,25 +6,16 @@ A step is: forward pass, loss, backward pass, clipping of the gradient, Adam; 16
 everything trains, as in the original training; in all others BatchNorm keeps its statistics, as in every correction.
 RR-ClArC acts on the third stage, so that the fourth and the linear layer train. "as published" gives it
 images that require a gradient, which then goes down to them through the frozen stages; "frozen" starts the graph at the
-third stage; "cached" takes its output, computed once. Every network is measured in a process of its own, with one
-thread; steps of all kinds take turns in it, and the median of each counts. Memory is measured in a process per kind:
-the largest resident set during three steps, less that before the first.
+third stage; "cached" takes its output, computed once. How it is measured: `benchmarks/step_costs.py`.
 """
 
 from __future__ import annotations
 
-import argparse
-import gc
-import json
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import median
+from collections.abc import Callable
 
-from .isnet import _alone, _resident
+from .step_costs import PLAIN, command
 
-PLAIN, PLAIN_FROZEN, PLAIN_CACHED = "plain", "plain, frozen", "plain, cached"
+PLAIN_FROZEN, PLAIN_CACHED = "plain, frozen", "plain, cached"
 RRR = "RRR"
 PUBLISHED, FROZEN, CACHED = "RR-ClArC, as published", "RR-ClArC, frozen", "RR-ClArC, cached"
 LAST_FROZEN, LAST_CACHED = "last layer, frozen", "last layer, cached"
@@ -32,38 +23,6 @@ STEPS = (PLAIN, PLAIN_FROZEN, PLAIN_CACHED, RRR, PUBLISHED, FROZEN, CACHED, LAST
 STAGE, LAST = "layer3", "avgpool"
 NETWORKS = ("resnet18@128",)
 BATCH, CLASSES, REPEATS = 16, 10, 15
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """Cost of one kind of step.
-
-    Attributes:
-        network: name@side, a ResNet of torchvision.
-        step: one of `STEPS`.
-        seconds: of the processor, the median step.
-        ratio: to a plain step.
-        megabytes: 10^6 bytes above what the process held before the first step.
-    """
-
-    network: str
-    step: str
-    seconds: float
-    ratio: float
-    megabytes: float
-
-
-def measure(networks: Sequence[str], steps: Sequence[str], repeats: int) -> list[StepCost]:
-    """Return the cost of a plain step, and of every kind of step, on every network."""
-    names = list(dict.fromkeys([PLAIN, *steps]))
-    found = []
-    for network in networks:
-        seconds = _alone(_interleaved, network, names, repeats)
-        for name in names:
-            found.append(
-                StepCost(network, name, seconds[name], seconds[name] / seconds[PLAIN], _alone(_peak, network, name))
-            )
-    return found
 
 
 def make_step(network: str, step: str) -> Callable[[], None]:
@@ -75,11 +34,10 @@ def make_step(network: str, step: str) -> Callable[[], None]:
     from pipeline.concepts.cav import Cav
     from pipeline.config.mitigate import RrClarcMethod, RrrMethod
     from pipeline.mitigate.directions import CorrectedLayer
-    from pipeline.mitigate.explained import explained_quantity
     from pipeline.mitigate.fine_tuning import MaskedBatch, classification_loss, freeze_up_to
     from pipeline.mitigate.interface import Problem
     from pipeline.mitigate.rr_clarc import rr_clarc_losses
-    from pipeline.mitigate.rrr import rrr_loss
+    from pipeline.mitigate.rrr import input_gradient, rrr_loss
     from pipeline.models.build import forbid_in_place
     from pipeline.models.loop import freeze_norms
     from pipeline.models.split import split_network
@@ -117,76 +75,17 @@ def make_step(network: str, step: str) -> Callable[[], None]:
             return rr_clarc_losses(trained, batch, problem, rr_clarc, [layer])["total"]
         if step != RRR:
             return classification_loss(problem, trained(batch.x), batch.y)
-        images = batch.x.detach().requires_grad_(True)
-        logits = trained(images)
-        explained = explained_quantity(logits, batch.y, rrr.explained)
-        (gradient,) = torch.autograd.grad(explained, images, create_graph=True)
+        gradient, logits = input_gradient(trained, batch.x, batch.y, rrr.explained)
         return classification_loss(problem, logits, batch.y) + rrr.weight * rrr_loss(gradient, batch.mask)
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss().backward()
+        loss().backward(inputs=parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
 
     return run
 
 
-def _interleaved(network: str, names: Sequence[str], repeats: int) -> dict[str, float]:
-    steps = {name: make_step(network, name) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(repeats + 1):
-        for name, step in steps.items():
-            gc.collect()
-            started = time.process_time()
-            step()
-            if turn:  # the first step prepares
-                seconds[name].append(time.process_time() - started)
-    return {name: median(each) for name, each in seconds.items()}
-
-
-def _peak(network: str, name: str) -> float:
-    step = make_step(network, name)
-    before = _resident()
-    for _ in range(3):
-        step()
-    return _resident() - before
-
-
-def table(costs: Sequence[StepCost]) -> str:
-    """Return the costs as a Markdown table: one row per kind of step, time and memory per network."""
-    networks = list(dict.fromkeys(cost.network for cost in costs))
-    lines = [
-        "| step | " + " | ".join(f"{network}: time | memory, MB" for network in networks) + " |",
-        "|---|" + "---|---|" * len(networks),
-    ]
-    by_place = {(cost.network, cost.step): cost for cost in costs}
-    for step in dict.fromkeys(cost.step for cost in costs):
-        cells = []
-        for network in networks:
-            cost = by_place[network, step]
-            seconds = f" ({cost.seconds:.3f} s)" if step == PLAIN else ""
-            cells += [f"{cost.ratio:.3f}{seconds}", f"{cost.megabytes:.0f}"]
-        lines.append(f"| {step} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print the table, and write all figures where asked."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.right_reason", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small images and few repeats: does it run?")
-    parser.add_argument("--networks", nargs="+", default=NETWORKS, metavar="NAME@SIDE", help="ResNets of torchvision")
-    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=list(STEPS), metavar="NAME")
-    parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--output", type=Path, help="JSON file for all figures")
-    arguments = parser.parse_args(argv)
-    networks, repeats = (("resnet18@32",), 1) if arguments.quick else (arguments.networks, arguments.repeats)
-    costs = measure(networks, arguments.steps, repeats)
-    print(table(costs))
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps([asdict(cost) for cost in costs], indent=1) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    command(make_step, "benchmarks.right_reason", __doc__.splitlines()[0], NETWORKS, STEPS, REPEATS)
