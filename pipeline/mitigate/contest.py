@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pipeline.config.mitigate import AnyMethod
@@ -11,7 +13,8 @@ from pipeline.workspace.records import Contest, Contestant, MethodRecord
 
 from .selection import SMALLEST_GROUP, Standing, choose, mean_standing, pareto_front, rule_text
 
-CLEAN, WORST = "balanced_accuracy", "worst_group_accuracy"
+BALANCED, WORST = "balanced_accuracy", "worst_group_accuracy"
+CLEANED, PASTED = "cleaned", "pasted"
 
 
 def with_seeds(method: AnyMethod, seeds: int) -> list[AnyMethod]:
@@ -23,34 +26,51 @@ def with_seeds(method: AnyMethod, seeds: int) -> list[AnyMethod]:
     return [method, *further]
 
 
-def validation_figures(
-    logits: np.ndarray, pasted: np.ndarray | None, labels: np.ndarray, carriers: np.ndarray
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class ValidationLogits:
+    """What a model says of the validation samples in the worlds that need no ground truth, each `[N, K]`.
+
+    Attributes:
+        asis: as they are.
+        cleaned: with the localized artifact filled in; None where nothing was localized.
+        pasted: with the localized region of another sample pasted in; None where nothing was localized.
+    """
+
+    asis: np.ndarray
+    cleaned: np.ndarray | None = None
+    pasted: np.ndarray | None = None
+
+
+def validation_figures(logits: ValidationLogits, labels: np.ndarray, carriers: np.ndarray) -> dict[str, float]:
     """Return what the choice between corrections looks at.
 
+    Where the artifact goes with a class, the samples as they are reward the shortcut. Those without it do not.
+
     Args:
-        logits: of the validation samples as they are `[N, K]`.
-        pasted: of the same samples with the localized region pasted in; None where nothing was localized.
+        logits: of the validation samples.
         labels: class ids `[N]`.
         carriers: which samples belong to a bias, booleans `[N]`.
     """
-    plain = classification_metrics(logits, labels)
-    figures = {name: plain[name] for name in ("accuracy", CLEAN, "auroc")}
-    y, predicted = labels, logits.argmax(1)
+    plain = classification_metrics(logits.asis, labels)
+    figures = {name: plain[name] for name in ("accuracy", BALANCED, "auroc")}
+    y, predicted = [labels], [logits.asis.argmax(1)]
     groups = [f"{label}, {carries}" for label, carries in zip(labels, carriers, strict=True)]
-    if pasted is not None:
-        found = classification_metrics(pasted, labels)
-        figures |= {"pasted_accuracy": found["accuracy"], "pasted_balanced_accuracy": found[CLEAN]}
-        y, predicted = np.concatenate([y, labels]), np.concatenate([predicted, pasted.argmax(1)])
-        groups += [f"{label}, pasted" for label in labels]
-    return figures | {WORST: worst_group(y, predicted, groups, min_n=SMALLEST_GROUP)[1].value}
+    for world, values in ((CLEANED, logits.cleaned), (PASTED, logits.pasted)):
+        if values is None:
+            continue
+        found = classification_metrics(values, labels)
+        figures |= {f"{world}_accuracy": found["accuracy"], f"{world}_{BALANCED}": found[BALANCED]}
+        y, predicted = [*y, labels], [*predicted, values.argmax(1)]
+        groups += [f"{label}, {world}" for label in labels]
+    worst = worst_group(np.concatenate(y), np.concatenate(predicted), groups, min_n=SMALLEST_GROUP)[1]
+    return figures | {WORST: worst.value}
 
 
 def standing(validation: dict[str, float]) -> Standing:
     """Return where a correction stands by its validation figures."""
+    clean = validation.get(f"{CLEANED}_{BALANCED}", validation[BALANCED])
     # without a group that is large enough the classes together are the only one
-    worst = validation[WORST]
-    return Standing(validation[CLEAN], validation[CLEAN] if np.isnan(worst) else worst)
+    return Standing(clean, clean if np.isnan(validation[WORST]) else validation[WORST])
 
 
 def family_winners(

@@ -16,7 +16,7 @@ class Standing:
     """Where a correction stands on the validation split.
 
     Attributes:
-        clean: balanced accuracy on the samples as they are.
+        clean: balanced accuracy on the samples with the localized artifact taken away.
         worst: accuracy of the worst group, among classes with and without the artifact.
     """
 
@@ -27,10 +27,10 @@ class Standing:
 def rule_text(most_clean_loss: float) -> str:
     """Return the rule of `choose` in words."""
     return (
-        f"Of the corrections that lose at most {most_clean_loss:.3f} of the original's balanced accuracy on the "
-        "validation split as it is, the one with the best worst group there; where all lose more, the one that loses "
-        "least. Groups are the classes with and without the artifact, as found and with the localized region pasted "
-        "in. No test sample and no ground truth takes part."
+        f"Of the corrections that lose at most {most_clean_loss:.3f} of the original's balanced accuracy on validation "
+        "samples whose localized artifact was filled in, the one with the best worst group; where all lose more, the "
+        "one that loses least. Groups are the classes with and without the artifact: as found, filled in, and with the "
+        "localized region pasted in. No test sample and no ground truth takes part."
     )
 
 

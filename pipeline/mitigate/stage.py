@@ -16,6 +16,7 @@ from pipeline.concepts.corrected import method_weights
 from pipeline.concepts.localization import dilate
 from pipeline.concepts.pasting import pasted_world
 from pipeline.config.mitigate import AnyMethod, MaskedBackground
+from pipeline.data.cleaned import CleanedView
 from pipeline.data.dataset import AuditDataset
 from pipeline.data.memory import split_indices
 from pipeline.data.open import open_world
@@ -35,7 +36,7 @@ from pipeline.workspace.progress import SilentReporter
 from pipeline.workspace.records import Bias, Biases, MethodRecord
 from pipeline.workspace.stage import StageContext
 
-from .contest import family_winners, hold_contest, standing, validation_figures, with_seeds
+from .contest import ValidationLogits, family_winners, hold_contest, standing, validation_figures, with_seeds
 from .groups import NoCounterExamples, counter_example_warnings
 from .interface import Exporting, KnownBias, Problem
 from .registry import MITIGATIONS, make_mitigation
@@ -53,7 +54,8 @@ class Fitting:
     Attributes:
         original: the model under audit.
         dataset: the training world.
-        pasted: the same with the localized region in every sample; None where nothing was localized.
+        cleaned: the same with localized regions filled in; None where nothing was localized.
+        pasted: the same with a localized region in every sample; None where nothing was localized.
         known: accepted biases.
         group: processes that train together.
     """
@@ -61,6 +63,7 @@ class Fitting:
     context: StageContext
     original: AuditModel
     dataset: WorldView
+    cleaned: CleanedView | None
     pasted: PastedView | None
     known: list[KnownBias]
     group: TrainingGroup
@@ -112,12 +115,15 @@ def _run(context: StageContext, group: TrainingGroup) -> None:
 def _prepare(context: StageContext, group: TrainingGroup) -> Fitting:
     biases = context.directory.read_record("reveal/biases.json", Biases).biases
     dataset, grow = open_world(context), context.config.localize.dilate
+    known = [_load_bias(context, bias) for bias in biases]
+    pasted = pasted_world(context.directory.root, dataset, biases, grow, context.config.seed)
     return Fitting(
         context=context,
         original=open_original(context, dataset),
         dataset=dataset,
-        pasted=pasted_world(context.directory.root, dataset, biases, grow, context.config.seed),
-        known=[_load_bias(context, bias) for bias in biases],
+        cleaned=None if pasted is None else _cleaned(dataset, known),
+        pasted=pasted,
+        known=known,
         group=group,
     )
 
@@ -248,17 +254,28 @@ def _first_weights(context: StageContext, dataset: WorldView) -> AuditModel:
 
 
 def _validate(fitting: Fitting, model: AuditModel) -> dict[str, float]:
-    """Return metrics on the validation split, as it is and with the localized artifact pasted into every sample."""
+    """Return metrics on the validation split as it is, with the localized artifact filled in, and with it pasted in."""
     rows = split_indices(fitting.dataset, "val")
     carriers = np.isin(
         fitting.dataset.table["id"].to_numpy()[rows],
         [sample_id for each in fitting.known for sample_id in each.bias.sample_ids],
     )
-    views = (fitting.dataset, fitting.pasted)
-    logits = [
-        None if view is None else predict_logits(model, view, rows, device=fitting.context.device) for view in views
-    ]
-    return validation_figures(*logits, fitting.dataset.table["label"].to_numpy()[rows], carriers)
+    logits = {
+        world: predict_logits(model, view, rows, device=fitting.context.device)
+        for world, view in (("asis", fitting.dataset), ("cleaned", fitting.cleaned), ("pasted", fitting.pasted))
+        if view is not None
+    }
+    return validation_figures(ValidationLogits(**logits), fitting.dataset.table["label"].to_numpy()[rows], carriers)
+
+
+def _cleaned(dataset: WorldView, known: list[KnownBias]) -> CleanedView:
+    """Return the data set with the regions of all biases filled in."""
+
+    def region(sample_id: str) -> np.ndarray | None:
+        found = [mask for each in known if (mask := each.mask(sample_id)) is not None]
+        return np.logical_or.reduce(found) if found else None
+
+    return CleanedView(dataset, region)
 
 
 def _load_bias(context: StageContext, bias: Bias) -> KnownBias:

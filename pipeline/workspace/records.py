@@ -218,7 +218,7 @@ class Contestant(Record):
     id: str
     family: str
     seed: int
-    clean: float = Field(description="balanced accuracy on the validation split as it is")
+    clean: float = Field(description="balanced accuracy on the validation split with the localized artifact filled in")
     worst: float = Field(description="accuracy of the worst group of the validation split")
     on_front: bool = Field(description="no other correction of the same seed is as good in both and better in one")
     chosen: bool = Field(description="stands for its family in the evaluation")

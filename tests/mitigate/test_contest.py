@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from corrections import quick_section
 
-from pipeline.mitigate.contest import family_winners, hold_contest, standing, validation_figures, with_seeds
+from pipeline.mitigate.contest import (
+    ValidationLogits,
+    family_winners,
+    hold_contest,
+    standing,
+    validation_figures,
+    with_seeds,
+)
 from pipeline.mitigate.selection import Standing
 from pipeline.workspace.records import MethodRecord
 
@@ -93,16 +100,26 @@ def test_the_worst_group_is_sought_with_and_without_the_artifact():
     labels, carriers = np.repeat([0, 1], 40), np.tile(np.repeat([True, False], 20), 2)
     plain = labels.copy()
     plain[25:40] = 1  # class 0 without the artifact: 5 of 20 are right
-    figures = validation_figures(logits_of(plain), None, labels, carriers)
+    figures = validation_figures(ValidationLogits(logits_of(plain)), labels, carriers)
     assert figures["worst_group_accuracy"] == 0.25
     assert figures["accuracy"] == pytest.approx(65 / 80)
-    pasted = np.zeros(80, dtype=int)
-    figures = validation_figures(logits_of(labels), logits_of(pasted), labels, carriers)
+    pasted, cleaned = np.zeros(80, dtype=int), labels.copy()
+    cleaned[:4] = 1
+    right, stamped, filled = (logits_of(each) for each in (labels, pasted, cleaned))
+    figures = validation_figures(ValidationLogits(right, pasted=stamped), labels, carriers)
     assert (figures["worst_group_accuracy"], figures["pasted_balanced_accuracy"]) == (0.0, 0.5)
+    figures = validation_figures(ValidationLogits(right, cleaned=filled), labels, carriers)
+    assert (figures["worst_group_accuracy"], figures["cleaned_balanced_accuracy"]) == (0.9, pytest.approx(0.95))
+
+
+def test_a_shortcut_that_helps_on_the_samples_as_they_are_does_not_count():
+    figures = {"balanced_accuracy": 0.99, "cleaned_balanced_accuracy": 0.6, "worst_group_accuracy": 0.1}
+    assert standing(figures) == Standing(0.6, 0.1)
 
 
 def test_where_no_group_is_large_enough_the_classes_together_stand_for_it():
     labels = np.repeat([0, 1], 4)
-    figures = validation_figures(logits_of([0, 0, 0, 0, 1, 1, 0, 0]), None, labels, np.zeros(8, bool))
+    logits = ValidationLogits(logits_of([0, 0, 0, 0, 1, 1, 0, 0]))
+    figures = validation_figures(logits, labels, np.zeros(8, bool))
     assert np.isnan(figures["worst_group_accuracy"])
     assert standing(figures) == Standing(0.75, 0.75)

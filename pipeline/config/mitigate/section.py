@@ -54,7 +54,7 @@ class MitigateConfig(Section):
         0.02,
         ge=0,
         le=1,
-        description="balanced accuracy on the validation split that a preferred correction may cost",
+        description="balanced accuracy on validation samples without the artifact that a correction may cost",
     )
 
     methods: list[AnyMethod] = Field(
