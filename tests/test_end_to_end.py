@@ -324,7 +324,8 @@ def test_changed_weight_refits_only_its_method(run):
     kept = [method for method in METHODS if f"    {method}: kept from an earlier run\n" in ended.out]
     assert kept == [method for method in METHODS if method != "rrr"]
     after = results(run.root)
-    others = {name for name in before if not name.startswith(("mitigate/rrr/", "evaluate/", "report/"))}
+    changed = ("mitigate/rrr/", "mitigate/contest.json", "evaluate/", "report/")
+    others = {name for name in before if not name.startswith(changed)}
     assert {name: after[name] for name in others} == {name: before[name] for name in others}
     assert after["mitigate/rrr/model.pt"][1] != before["mitigate/rrr/model.pt"][1]
     assert run.method("rrr").parameters["weight"] == 5
@@ -334,7 +335,11 @@ def test_changed_weight_refits_only_its_method(run):
 def test_removed_method_leaves_no_trace(run):
     ended = run.command("--set", "mitigate.methods=[{kind: fine_tune, epochs: 1}, {kind: p_clarc}]")
     assert (ended.code, ended.ran) == (0, ["mitigate", "evaluate", "report"])
-    assert sorted(path.name for path in (run.root / "mitigate").iterdir()) == ["fine_tune", "p_clarc"]
+    assert sorted(path.name for path in (run.root / "mitigate").iterdir()) == [
+        "contest.json",
+        "fine_tune",
+        "p_clarc",
+    ]
     assert {row.model for row in run.metrics()} == {"original", "fine_tune", "p_clarc", "pipeline"}
 
 

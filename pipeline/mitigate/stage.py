@@ -309,5 +309,5 @@ def _is_done(context: StageContext, method: AnyMethod, key: str) -> bool:
 def _remove_others(context: StageContext, wanted: list[str]) -> None:
     folder: Path = context.directory.folder("mitigate")
     for entry in folder.iterdir() if folder.exists() else ():
-        if entry.name not in wanted:
+        if entry.name not in (*wanted, CONTEST):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .checks import equal_lengths
-from .intervals import Interval, bootstrap, unmeasured
+from .intervals import Interval, bootstrap, percentile_interval, unmeasured
 
 BINS = 15
 
@@ -34,8 +34,8 @@ def calibration_error(
     """Return the expected calibration error of the predicted class, with a bootstrap interval.
 
     Samples are put into 15 bins of equal width by the largest probability; the error is the mean over samples of the
-    gap between accuracy and mean probability of their bin. Resampling adds noise to every bin, so the interval lies
-    high for a model that is calibrated.
+    gap between accuracy and mean probability of their bin. Drawing samples again adds to every gap, so the resampled
+    errors are moved down by what they lie above the error on average.
 
     Args:
         probabilities: `[N, K]`, rows sum to 1.
@@ -46,17 +46,18 @@ def calibration_error(
         In [0, 1]. Source: Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3.
     """
     equal_lengths(probabilities=probabilities, y=y)
-    if len(probabilities) == 0:
+    count = len(probabilities)
+    if count == 0:
         return unmeasured(0)
     largest = probabilities.max(1)
-    right = (probabilities.argmax(1) == np.asarray(y)).astype(float)
+    gaps = (probabilities.argmax(1) == np.asarray(y)) - largest
     bins = np.minimum((largest * BINS).astype(int), BINS - 1)
-    return bootstrap(
-        np.stack([bins, right - largest], 1), _mean_gap, resamples=resamples, confidence=confidence, seed=seed
-    )
+    value, rng = _error(bins, gaps), np.random.default_rng(seed)
+    drawn = (rng.integers(count, size=count) for _ in range(resamples))
+    resampled = np.array([_error(bins[rows], gaps[rows]) for rows in drawn])
+    found = percentile_interval(value, resampled - (resampled.mean() - value), count, confidence)
+    return found._replace(lower=max(found.lower, 0.0))
 
 
-def _mean_gap(rows: np.ndarray) -> float:
-    """Return the sum over bins of |sum of gaps|, over all samples; rows are (bin, right - probability)."""
-    sums = np.bincount(rows[:, 0].astype(int), weights=rows[:, 1], minlength=BINS)
-    return float(np.abs(sums).sum() / len(rows))
+def _error(bins: np.ndarray, gaps: np.ndarray) -> float:
+    return float(np.abs(np.bincount(bins, weights=gaps, minlength=BINS)).sum() / len(gaps))

@@ -15,10 +15,7 @@ def test_every_model_of_an_audit_is_a_row():
         for world, value in zip(("asis", "clean", "attacked"), values, strict=True)
     ]
     metrics += [metric("isnet", "background_relevance", "asis", 0.2), metric("isnet", "accuracy", "asis", 0, "other")]
-    method = MethodRecord(
-        key="", id="isnet", kind="isnet", parameters={}, trained=True, biases=[], status="unreviewed", seconds=12.0,
-        validation={},
-    )  # fmt: skip
+    method = MethodRecord.model_construct(id="isnet", kind="isnet", seconds=12.0)
     audit = Audit.model_construct(metrics=metrics, methods=[method])
     original, isnet = summarize(3, audit)
     assert (

@@ -13,7 +13,7 @@ from pipeline.attribution import Explainer, make_composite
 from pipeline.data.memory import ArrayDataset, make_table
 from pipeline.evaluate import reliance, stage
 from pipeline.evaluate.reliance import mean_share, relevance_shares
-from pipeline.workspace.records import Metric
+from pipeline.workspace.records import Contest, Metric
 
 SIDE, COUNT = 8, 70
 COMPOSITE = make_composite("epsilon")  # whose channels differ in sign
@@ -92,6 +92,8 @@ def test_the_mean_leaves_out_what_is_not_defined():
 
 
 def evaluated(context) -> dict[tuple[str, str], Metric]:
+    contest = Contest(rule="", original_clean=1, original_worst=1, contestants=[], recommended=None)
+    context.directory.write_record("mitigate/contest.json", contest)
     stage.run(context)
     text = (context.directory.root / stage.METRICS).read_text()
     rows = [Metric.model_validate(row) for row in csv.DictReader(io.StringIO(text))]

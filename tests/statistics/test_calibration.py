@@ -47,3 +47,12 @@ def test_certainty_falls_into_the_last_bin():
 
 def test_no_samples_have_no_calibration():
     assert np.isnan(calibration_error(np.zeros((0, 2)), np.zeros(0, int)).value)
+
+
+def test_the_interval_of_the_calibration_error_holds_it():
+    generator = np.random.default_rng(2)
+    for count in (60, 400, 3000):
+        positive = generator.uniform(0.5, 1, count)
+        y = (generator.random(count) < positive).astype(int)
+        found = calibration_error(probabilities_of(positive), y)
+        assert 0 <= found.lower < found.value < found.upper < 1 and found.n == count
