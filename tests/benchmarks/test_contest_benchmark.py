@@ -26,7 +26,7 @@ def audit():
         metric(model, world, name, value)
         for model, values in figures.items()
         for world, value in zip(("clean", "attacked"), values, strict=True)
-        for name in ("accuracy", "worst_group_accuracy")
+        for name in ("balanced_accuracy", "worst_group_accuracy", "auroc")
     ]
     contestants = [contestant("rrr_weight-1", "rrr", chosen=False), contestant("rrr_weight-9", "rrr")]
     contestants += [contestant("p_clarc", "p_clarc"), contestant("rrr_weight-9_seed-1", "rrr", seed=1)]
@@ -47,6 +47,12 @@ def test_what_is_regained_is_a_share_of_what_was_lost(audit):
 
 def test_seconds_are_the_mean_over_the_seeds(audit):
     assert rows_of(audit)[1].seconds == 4.5
+
+
+def test_where_little_was_lost_nothing_can_be_regained(audit):
+    audit.metrics[:] = [each.model_copy(update={"value": 0.5}) for each in audit.metrics]
+    rows = rows_of(audit)
+    assert all(np.isnan(row.regained) for row in rows) and "nan" not in table(rows, None)
 
 
 def test_the_table_marks_the_preferred_correction(audit):
