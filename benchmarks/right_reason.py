@@ -80,7 +80,7 @@ def make_step(network: str, step: str) -> Callable[[], None]:
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss().backward(inputs=parameters)
+        loss().backward(inputs=None if step == PUBLISHED else parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
 
