@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import ConfigError, nearest
 
+from .mitigate.grid import expand_grid
 from .schema import Config
 
 
@@ -62,7 +63,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(error, file, values)) from None
+        raise ConfigError(_explain(error, file, _with_grids(values))) from None
 
 
 def find_config(path: str | Path) -> Path:
@@ -138,6 +139,18 @@ def _list_index(node: list, part: str, override: str) -> int:
         return int(part)
     allowed = f"the items are 0 to {len(node) - 1}" if node else "the list is empty"
     raise ConfigError(f"--set {override}: there is no item '{part}'; {allowed}.")
+
+
+def _with_grids(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with grids of methods as the methods that they stand for, whose places errors name."""
+    section = values.get("mitigate")
+    if not isinstance(section, dict) or not isinstance(section.get("methods"), list):
+        return values
+    try:
+        methods = [each for method in section["methods"] for each in expand_grid(method)]
+    except ValueError:
+        return values  # the grid itself is what is wrong
+    return values | {"mitigate": section | {"methods": methods}}
 
 
 def _explain(error: ValidationError, file: Path, values: dict[str, Any]) -> str:

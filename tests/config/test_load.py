@@ -241,3 +241,14 @@ def test_earlier_runs_are_a_list_of_directories(tmp_path):
     assert load_config(named).reveal.earlier == ["artifacts/before"]
     assert "reveal.earlier" in refusal(tmp_path, MINIMAL | {"reveal": {"earlier": "artifacts/before"}})
     assert "reveal.earlier.0" in refusal(tmp_path, MINIMAL | {"reveal": {"earlier": [""]}})
+
+
+def test_a_wrong_key_of_a_grid_is_named_once_for_each_method_that_it_stands_for(tmp_path):
+    file = tmp_path / "trial.yaml"
+    text = "name: trial\ndata: {kind: digits}\nmitigate: {methods: [{kind: rrr, grid: {wieght: [1, 2]}}]}\n"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    lines = str(error.value).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in lines] == ["mitigate.methods.0.wieght", "mitigate.methods.1.wieght"]
+    assert all("Did you mean 'weight'?" in line for line in lines)
