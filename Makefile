@@ -25,8 +25,10 @@ $(STAMP):
 demo: install
 	$(BIN)/python -m pipeline.run --config demo.yaml
 
+# Processes that share the tests; one thread each.
+JOBS ?= 2
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS)
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
