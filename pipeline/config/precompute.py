@@ -31,6 +31,16 @@ Condition = Annotated[str, AfterValidator(_checked_condition)]
 Unique = AfterValidator(_checked_unique)
 
 
+CompositeName = Literal[
+    "epsilon_plus_flat",
+    "epsilon_plus",
+    "epsilon_gamma_box",
+    "epsilon_alpha2_beta1",
+    "epsilon_alpha2_beta1_flat",
+    "epsilon",
+]
+
+
 class PrecomputeConfig(Section):
     """One pass over the data: pooled activations and relevances of the layers, heatmaps, logits."""
 
@@ -38,14 +48,7 @@ class PrecomputeConfig(Section):
         "auto",
         description='"auto" = every ReLU and convolution output, and blocks of tokens; or names, with shell wildcards',
     )
-    composite: Literal[
-        "epsilon_plus_flat",
-        "epsilon_plus",
-        "epsilon_gamma_box",
-        "epsilon_alpha2_beta1",
-        "epsilon_alpha2_beta1_flat",
-        "epsilon",
-    ] = "epsilon_plus_flat"
+    composite: CompositeName = "epsilon_plus_flat"
     rules: dict[str, str] = Field(
         {}, description="layer name, with shell wildcards -> rule instead of the composite's; the last match counts"
     )

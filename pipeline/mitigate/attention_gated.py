@@ -23,7 +23,7 @@ from pipeline.workspace.records import NetworkChange
 
 from .fine_tuning import MaskedBatch, classification_loss, fine_tune
 from .interface import Correction, Problem
-from .unet_classifier import replaced
+from .replaced import replaced
 
 MOST_GATES = 2
 MEASURED = 512

@@ -7,7 +7,6 @@ the classifier used what is open, or nothing of what is closed. Features leak pa
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,18 +25,16 @@ from pipeline.models.build import AuditModel
 from pipeline.models.gated import GatedClassifier, gated_layers
 from pipeline.models.loop import Epoch, freeze_norms
 from pipeline.models.modes import evaluation_mode
-from pipeline.models.replacement import replace_network
 from pipeline.workspace.masks import MaskEntry, MaskSet, mask_name, save_mask
 from pipeline.workspace.records import NetworkChange
 
 from .explanation_losses import explanation_loss, joint_loss
 from .fine_tuning import MaskedBatch, classification_loss, fine_tune
 from .interface import Correction, Problem
+from .replaced import mean_color, replaced
 
 CLOSED, OPEN = 1e-2, 0.95
 """Mean of a map below which it lets nothing through, and above which it holds nothing back."""
-AVERAGED = 512
-"""Images over which the color of closed places is averaged."""
 BORDER, SMALLEST, LOWEST_CONTRAST = 0.03, 0.002, 0.1
 """Of candidate masks: the margin left out, as a share of the larger side, since zero padding lights it; the smallest
 region, as a share of the image; the least difference between the lowest and highest value of a map."""
@@ -137,22 +134,11 @@ def _state_name(phase: int | str, epochs: int | str) -> str:
 
 
 def _gated(model: AuditModel, change: NetworkChange, problem: Problem) -> AuditModel:
-    """Return a copy of the model behind an explainer whose first weights depend on the seed alone."""
-    gated = copy.deepcopy(model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(problem.seed)
-        replace_network(gated, change.name, change.parameters)
+    """Return a copy of the model behind an explainer."""
+    gated = replaced(model, change, problem.seed)
     if not change.parameters["layers"]:
-        gated.network.fill.copy_(_mean_color(gated, problem))
-    return gated.eval()
-
-
-def _mean_color(model: AuditModel, problem: Problem) -> torch.Tensor:
-    """Return the mean `[C, 1, 1]` of what the network is given, over some training images."""
-    rows = split_indices(problem.dataset, "train")
-    rows = rows[np.linspace(0, len(rows) - 1, min(AVERAGED, len(rows))).astype(int)]
-    colors = [model.normalize(batch.x.to(problem.device)).mean((2, 3)) for batch in Batches(problem.dataset, rows, 256)]
-    return torch.cat(colors).mean(0).view(-1, 1, 1)
+        gated.network.fill.copy_(mean_color(gated, problem))
+    return gated
 
 
 def hold_still(gated: GatedClassifier, phase: ExplainerPhase) -> None:

@@ -13,7 +13,8 @@ from pipeline.workspace.records import NetworkChange
 
 from .fine_tuning import MaskedBatch, classification_loss, fine_tune
 from .interface import Correction, Problem
-from .unet_classifier import known_foreground, replaced
+from .replaced import replaced
+from .unet_classifier import known_foreground
 
 
 class MultiTaskUnet:

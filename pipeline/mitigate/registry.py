@@ -52,19 +52,25 @@ class MitigationEntry:
 
 NORMS = "statistics of BatchNorm"
 BELOW_THE_LAST = "all but the last linear layer"
+NORMS_OR_LAYERS = "statistics of BatchNorm; with `layer` also all up to it"
+UNLESS_ALL = "all up to the layer of the CAV, unless `train: all`, and statistics of BatchNorm"
 UP_TO_THE_LAYER = "all up to the layer of the CAV, and statistics of BatchNorm"
 EVERYTHING = "everything"
 
 MITIGATIONS: dict[str, MitigationEntry] = {
     "fine_tune": MitigationEntry(FineTune, trains=True, needs="nothing", freezes=NORMS, paper="baseline"),
     "rrr": MitigationEntry(
-        RightForTheRightReasons, trains=True, needs="masks", freezes=NORMS, paper="Ross et al., IJCAI 2017"
+        RightForTheRightReasons, trains=True, needs="masks", freezes=NORMS_OR_LAYERS, paper="Ross et al., IJCAI 2017"
     ),
     "cdep": MitigationEntry(
-        ContextualDecompositionPenalty, trains=True, needs="masks", freezes=NORMS, paper="Rieger et al., ICML 2020"
+        ContextualDecompositionPenalty,
+        trains=True,
+        needs="masks",
+        freezes=NORMS_OR_LAYERS,
+        paper="Rieger et al., ICML 2020",
     ),
     "rr_clarc": MitigationEntry(
-        RightReasonClarc, trains=True, needs="cav", freezes=UP_TO_THE_LAYER, paper="Dreyer et al., AAAI 2024"
+        RightReasonClarc, trains=True, needs="cav", freezes=UNLESS_ALL, paper="Dreyer et al., AAAI 2024"
     ),
     "p_clarc": MitigationEntry(
         ProjectiveClarc,

@@ -99,11 +99,11 @@ def _run(context: StageContext, group: TrainingGroup) -> None:
     group.agree(True)  # what follows reads what the leading process wrote
     original = standing(_validate(fitting, fitting.original))
     winners = family_winners(entrants, _records(context, entrants), original, config.most_clean_loss)
-    repeated = [
-        each for method in winners if MITIGATIONS[method.kind].trains for each in with_seeds(method, config.seeds)[1:]
-    ]
-    for number, method in enumerate(repeated):
-        _correct(fitting, method, 1 + number % (config.seeds - 1))
+    repeated = []
+    for method in (each for each in winners if MITIGATIONS[each.kind].trains):
+        for number, again in enumerate(with_seeds(method, config.seeds)):
+            if number and not _correct(fitting, again, number):
+                repeated.append(again)
     if group.leads:
         records = _records(context, [*entrants, *repeated])
         contest = hold_contest(records, winners, original, config.most_clean_loss, warnings)

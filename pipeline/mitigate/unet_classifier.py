@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from pipeline.config.mitigate import MaskedBackground, MaskSource, MultiTaskUnetMethod, UnetClassifierMethod
-from pipeline.data.batches import Batches
 from pipeline.data.memory import split_indices
 from pipeline.models.build import AuditModel
-from pipeline.models.replacement import replace_network
 from pipeline.models.unet import segmentation_loss, usable_depth
 from pipeline.workspace.records import NetworkChange
 
 from .fine_tuning import MaskedBatch, classification_loss, fine_tune
 from .interface import Correction, Problem
+from .replaced import mean_color, replaced
 from .training_masks import TrainingMasks
 
-MEASURED = 256
 SEGMENTER_STATE = "segmenter_state.pt"
 
 
@@ -43,9 +39,9 @@ class UnetClassifier:
             },
         )
         segmented = replaced(model, change, problem.seed)
-        with torch.no_grad():
-            color = mean_color(problem) if config.fill == "mean" else torch.zeros_like(segmented.network.fill)
-            segmented.network.fill.copy_(model.normalize(color[None].to(segmented.network.fill))[0])
+        fill = segmented.network.fill
+        black = model.normalize(torch.zeros_like(fill)[None])[0]
+        fill.copy_(mean_color(model, problem) if config.fill == "mean" else black)
         if has_masks(problem, config.background or problem.background, config.masks):
             segmented = self._with_trained_segmenter(segmented, problem)
         else:
@@ -96,15 +92,6 @@ class UnetClassifier:
         return None if problem.state_path is None else problem.state_path.with_name(SEGMENTER_STATE)
 
 
-def replaced(model: AuditModel, change: NetworkChange, seed: int) -> AuditModel:
-    """Return a copy of the model with a changed network, whose first weights depend on the seed alone."""
-    changed = copy.deepcopy(model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        replace_network(changed, change.name, change.parameters)
-    return changed.eval()
-
-
 def has_masks(problem: Problem, background: MaskedBackground, source: MaskSource) -> bool:
     """Tell whether any training sample has a mask."""
     rows = split_indices(problem.dataset, "train")
@@ -117,11 +104,3 @@ def known_foreground(
     """Return the foreground `[N, 1, H, W]` that a segmenter should find, and for which samples it is known `[N]`."""
     everywhere = config.unmasked == "foreground" or (config.unmasked == "auto" and background == "artifact")
     return 1 - batch.mask, torch.ones_like(batch.masked) if everywhere else batch.masked
-
-
-def mean_color(problem: Problem) -> torch.Tensor:
-    """Return the mean pixel `[C, 1, 1]` of up to `MEASURED` training images, evenly chosen."""
-    rows = split_indices(problem.dataset, "train")
-    rows = rows[np.linspace(0, len(rows) - 1, min(MEASURED, len(rows))).astype(int)]
-    sums = sum(batch.x.mean((2, 3), keepdim=True).sum(0) for batch in Batches(problem.dataset, rows, 64))
-    return sums / len(rows)

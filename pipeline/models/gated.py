@@ -15,6 +15,7 @@ from .build import AuditModel
 from .map_explainer import MapExplainer
 from .replacement import INNER
 from .trace import Layer, trace_layers
+from .weighting import constant_for_relevance
 
 GatedPlace = Literal["input", "stem", "stages", "activations"]
 
@@ -50,8 +51,7 @@ class GatedClassifier(nn.Module):
         Whatever explains these logits, by relevance or by gradients, explains the classifier given its map. For
         training, take `forward_with_map`.
         """
-        # attribution follows functions of PyTorch, also those that lead to a constant, unless they are hidden from it
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        with torch.no_grad(), constant_for_relevance():
             opening = self.explainer(x)
         return self.logits_given(x, opening)
 

@@ -16,7 +16,8 @@ from pipeline.mitigate import fine_tuning as shell
 from pipeline.mitigate import make_mitigation
 from pipeline.mitigate.attention_gated import background_share, gated_layers, imitate, ridge
 from pipeline.mitigate.fine_tuning import MaskedBatch
-from pipeline.mitigate.unet_classifier import known_foreground, mean_color, replaced
+from pipeline.mitigate.replaced import mean_color, replaced
+from pipeline.mitigate.unet_classifier import known_foreground
 from pipeline.models.build import AuditModel, Normalize
 from pipeline.workspace.progress import SilentReporter
 from pipeline.workspace.records import NetworkChange
@@ -141,7 +142,7 @@ def test_the_fill_is_a_color_of_pixels_as_the_network_sees_it(audited, section, 
     rows = split_indices(problem.dataset, "train")
     color = torch.stack([problem.dataset[row].x for row in rows]).mean() if fill == "mean" else torch.tensor(0.0)
     torch.testing.assert_close(corrected.model.network.fill.flatten(), (color.flatten() - 0.3) / 0.5)
-    assert mean_color(problem).shape == (1, 1, 1)
+    assert mean_color(model, problem).shape == (1, 1, 1)
 
 
 def test_loss_of_the_multi_task_network_is_a_weighted_mean(fit):

@@ -6,18 +6,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ..precompute import CompositeName
 from .shared import ACTING_LAYER, Explained, FineTuningConfig, MaskSource
 
 RrrAggregation = Literal["energy_share", "cosine", "l1", "squared"]
-RelevanceComposite = Literal[
-    "lrp_flex",
-    "epsilon_plus_flat",
-    "epsilon_plus",
-    "epsilon_gamma_box",
-    "epsilon_alpha2_beta1",
-    "epsilon_alpha2_beta1_flat",
-    "epsilon",
-]
+RelevanceComposite = Literal["lrp_flex"] | CompositeName
 CdepForm = Literal["share", "softmax"]
 RrClarcAggregation = Literal["scale_free", "l2", "l1", "cosine"]
 PenaltyPositions = Literal["each", "mean"]
