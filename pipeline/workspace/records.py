@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 FINDINGS_VERSION = 2
 BIASES_VERSION = 3
-AUDIT_VERSION = 4
+AUDIT_VERSION = 5
+DATA_SUMMARY_VERSION = 1
 
 
 BIAS_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
@@ -241,14 +242,154 @@ class Contest(Record):
         return [each for each in self.contestants if each.chosen]
 
 
+class ClassCount(Record):
+    """How many samples of a class a split has."""
+
+    split: str
+    class_name: str
+    n: int
+
+
+class SubgroupCount(Record):
+    """How many samples of a class have a value of a group column, in one split."""
+
+    column: str
+    value: str = Field(description='as text; "" where it is missing')
+    split: str
+    class_name: str
+    n: int
+
+
+class LeakageCheck(Record):
+    """Whether the test split knows samples of the other splits."""
+
+    check: Literal["identical pixels", "nearly identical pixels", "same group"]
+    status: Literal["clean", "leak", "not_run"]
+    pairs: int = Field(description="pairs of a test sample and a sample of another split")
+    test_samples: int = Field(description="test samples that are in one of those pairs")
+    detail: str = Field(description="what was compared, or why nothing was")
+    examples: list[tuple[str, str]] = Field([], description="ids of some pairs, the test sample first")
+
+
+class DataSummary(Record):
+    """The file `evaluate/data.json`: what the model was trained and tested on."""
+
+    schema_version: int = DATA_SUMMARY_VERSION
+    classes: list[ClassCount]
+    subgroups: list[SubgroupCount] = []
+    missing: dict[str, int] = Field({}, description="group column -> samples without a value")
+    leakage: list[LeakageCheck] = []
+
+
+class EvaluationPicture(Record):
+    """A picture that the evaluation drew."""
+
+    kind: Literal["heatmaps", "inserted", "removed"]
+    bias: str | None = Field(description="id of the bias that it is about; null: none")
+    path: str = Field(description="relative to the run directory")
+    caption: str
+    samples: list[str] = Field(description="ids of the samples that it shows")
+
+
+class EvaluationPictures(Record):
+    """The file `evaluate/pictures.json`."""
+
+    pictures: list[EvaluationPicture]
+
+
 class GateResult(Record):
     """One rule of the gate, as it came out."""
 
     rule: str
-    status: Literal["pass", "fail", "not_run"]
+    status: Literal["pass", "warn", "fail", "error", "not_run"] = Field(
+        description="warn: missed, but declared a warning; error: its figure is ambiguous or no number"
+    )
+    blocking: bool = Field(description="whether this outcome makes the verdict fail")
     measured: float | None = None
     n: int | None = None
     detail: str = ""
+
+
+class BaselineRow(Record):
+    """One metric in the earlier audit and in this one."""
+
+    model: str
+    world: str
+    subgroup: str
+    metric: str
+    before: float
+    after: float
+    lower: float = Field(description="bound of the change, from both intervals as if the samples were independent")
+    upper: float
+    status: Literal["regressed", "improved", "unclear"] = Field(
+        description="unclear: the interval of the change holds 0, or no direction is the better one"
+    )
+
+
+class BaselineComparison(Record):
+    """This audit beside an earlier one (`report.baseline`)."""
+
+    name: str
+    digest: str = Field(description="SHA-256 of the earlier audit.json")
+    weights_sha256: str
+    verdict: str
+    same_data: bool = Field(description="whether both audits saw the same samples")
+    rows: list[BaselineRow]
+    only_before: int = Field(description="figures that only the earlier audit has")
+    only_now: int
+
+
+class Declared(Record):
+    """What people declare about the model and its use; the pipeline cannot know it. Empty texts were not provided."""
+
+    intended_use: str = ""
+    population: str = ""
+    users: str = ""
+    out_of_scope: str = ""
+    data_source: str = ""
+    label_source: str = ""
+    model_version: str = ""
+    auditor: str = ""
+    reviewer: str = ""
+    harm: dict[str, Literal["low", "medium", "high"]] = Field(
+        {}, description="bias id -> how much harm a wrong prediction does where the bias decides"
+    )
+
+
+class StageTime(Record):
+    """What a stage was made from, and how long it took."""
+
+    name: str
+    status: str
+    key: str
+    seconds: float
+
+
+class DatasetNote(Record):
+    """The data set as it was read."""
+
+    fingerprint: str
+    skipped: int
+    classes: list[str]
+    splits: dict[str, int]
+
+
+class Provenance(Record):
+    """What the audit was made from, and how to make it again."""
+
+    config_text: str = Field(description="resolved configuration as YAML")
+    arch: str
+    weights_sha256: str
+    dataset: DatasetNote
+    seed: int
+    device: str
+    machine: str
+    versions: dict[str, str]
+    stages: list[StageTime]
+    commands: list[str]
+    worlds: list[str]
+    attacked_by: Literal["planting", "pasting", "nothing"]
+    created: str = Field(description="when the last stage before the report ended, ISO 8601")
 
 
 class LayerHealth(Record):
@@ -291,9 +432,12 @@ class Audit(Record):
     schema_version: int = AUDIT_VERSION
     name: str
     title: str
-    verdict: Literal["pass", "fail", "no_gate"]
+    verdict: Literal["pass", "conditional", "fail", "no_gate"]
     summary: list[str] = Field(description="the verdict in plain words, line by line")
     warnings: list[str]
+    declared: Declared
+    data: DataSummary
+    deidentified: bool = Field(description="without file names, pictures and paths; samples have made-up names")
     best_correction: str | None
     findings: list[Finding]
     detector_pictures: dict[str, str] = Field({}, description="what detectors saw -> picture, relative to the run")
@@ -305,5 +449,9 @@ class Audit(Record):
     again: SearchedAgain | None = Field(None, description="the preferred correction, searched for new shortcuts")
     health: Health | None
     metrics: list[Metric]
+    min_n: int = Field(description="metrics on fewer samples are not given")
+    confidence: float
+    pictures: list[EvaluationPicture] = []
     gate: list[GateResult]
-    provenance: dict
+    baseline: BaselineComparison | None = None
+    provenance: Provenance

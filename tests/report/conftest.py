@@ -11,14 +11,23 @@ from pipeline.workspace.records import (
     Audit,
     Bias,
     CavSummary,
+    ClassCount,
     Contest,
     Contestant,
+    DatasetNote,
+    DataSummary,
+    Declared,
+    EvaluationPicture,
     Finding,
     GateResult,
     Health,
     LayerHealth,
+    LeakageCheck,
     MethodRecord,
     Metric,
+    Provenance,
+    StageTime,
+    SubgroupCount,
     Verdict,
 )
 
@@ -61,6 +70,22 @@ def make_metrics() -> list[Metric]:
         rows.append(metric(model, "attacked", "tcav_quotient", quotient, 0.04, n=256))
         rows.append(metric(model, "attacked", "tcav_random", 0.51, 0.22, n=256))
         rows.append(metric(model, "attacked", "flip_rate", max(0.01, clean - attacked), 0.02))
+        rows.append(metric(model, "attacked", "accuracy_gain", attacked - MODELS["original"][2], 0.02))
+        for name in ("mcnemar_p", "mcnemar_p_adjusted"):
+            rows.append(metric(model, "attacked", name, 0.003, 0.0))
+        for world, sign in (("inserted", 1), ("removed", -1)):
+            bias = "b-8-glyph"
+            rows.append(metric(model, world, "flip_rate", clean - attacked, 0.03, 320, bias))
+            rows.append(metric(model, world, "flip_to_class_rate", (clean - attacked) / 2, 0.03, 320, bias))
+            for name, size in (("logit_shift", 6.0), ("relative_logit_shift", 0.6), ("probability_shift", 0.5)):
+                value = sign * size * (clean - attacked)
+                rows.append(
+                    Metric(
+                        model=model, world=world, subgroup=bias, metric=name, value=value,
+                        lower=value - 0.04, upper=value + 0.04, n=320,
+                    )
+                )  # fmt: skip
+    rows.append(metric("pipeline", "asis", "prevalence", 0.12, 0.02, 400, "b-8-glyph"))
     for name, value in {
         "finding_precision": 0.994,
         "finding_recall": 0.931,
@@ -221,6 +246,7 @@ def make_audit(**changes) -> Audit:
             GateResult(
                 rule="accuracy of rr_clarc (best correction) in world attacked, lower bound >= 0.90",
                 status="pass",
+                blocking=False,
                 measured=0.938,
                 n=1000,
                 detail="0.9510 [0.9380, 0.9640]; met with 0.0380",
@@ -228,6 +254,7 @@ def make_audit(**changes) -> Audit:
             GateResult(
                 rule="artifact_relevance of rr_clarc (best correction) in world attacked <= 0.05",
                 status="fail",
+                blocking=True,
                 measured=0.09,
                 n=256,
                 detail="0.0900 [0.0600, 0.1200]; missed by 0.0400",
@@ -235,33 +262,78 @@ def make_audit(**changes) -> Audit:
             GateResult(
                 rule="auroc of rr_clarc (best correction) in world clean >= 0.95",
                 status="not_run",
+                blocking=True,
                 detail="no metric is called auroc of rr_clarc in world clean, subgroup all; nearest: "
                 "accuracy of rr_clarc in world clean, subgroup all",
             ),
         ],
-        "provenance": {
-            "config": {"name": "demo", "model": {"arch": "local:small_cnn"}},
-            "config_text": "name: demo\nmodel:\n  arch: local:small_cnn\n",
-            "versions": {"python": "3.11.7", "torch": "2.9.0", "zennit": "0.5.1"},
-            "stages": [
-                {"name": "train", "status": "done", "key": "3f6c1d2a9b8e7f60", "seconds": 11.25},
-                {"name": "reveal", "status": "fresh", "key": "91d0c3aa41b2e5f7", "seconds": 0.0},
+        "provenance": Provenance(
+            config_text="name: demo\nmodel:\n  arch: local:small_cnn\n",
+            arch="local:small_cnn",
+            weights_sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            dataset=DatasetNote(
+                fingerprint="c0ffee" * 10 + "beef",
+                skipped=3,
+                classes=CLASSES,
+                splits={"train": 3200, "val": 800, "test": 1000},
+            ),
+            seed=0,
+            device="cpu",
+            machine="Linux x86_64",
+            versions={"python": "3.11.7", "torch": "2.9.0", "zennit": "0.5.1"},
+            stages=[
+                StageTime(name="train", status="done", key="3f6c1d2a9b8e7f60", seconds=11.25),
+                StageTime(name="reveal", status="done", key="91d0c3aa41b2e5f7", seconds=3.5),
             ],
-            "dataset": {
-                "fingerprint": "c0ffee" * 10 + "beef",
-                "splits": {"train": 3200, "val": 800, "test": 1000},
-                "classes": CLASSES,
-                "skipped": 3,
-            },
-            "weights_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-            "created": "2026-02-03T12:00:00Z",
-            "seed": 0,
-            "command": "python -m pipeline.run --config demo.yaml",
-            "intended_use": None,
-            "auditor": "A. Auditor",
-            "worlds": ["asis", "clean", "attacked"],
-            "device": "cpu",
-        },
+            commands=["python -m pipeline.run --config artifacts/demo/config.yaml"],
+            worlds=["asis", "clean", "attacked"],
+            attacked_by="planting",
+            created="2026-02-03T12:00:00Z",
+        ),
+        "declared": Declared(auditor="A. Auditor", harm={"b-8-glyph": "high"}),
+        "data": DataSummary(
+            classes=[
+                ClassCount(split=split, class_name=name, n=count // 3)
+                for split, count in {"train": 3200, "val": 800, "test": 1000}.items()
+                for name in CLASSES
+            ],
+            subgroups=[
+                SubgroupCount(column="site", value=value, split="test", class_name=name, n=160 if value else 13)
+                for value in ("north", "south", "")
+                for name in CLASSES
+            ],
+            missing={"site": 117},
+            leakage=[
+                LeakageCheck(
+                    check="identical pixels",
+                    status="leak",
+                    pairs=2,
+                    test_samples=2,
+                    detail="pixels of 5000 samples",
+                    examples=[("digit-0001", "digit-0002"), ("digit-0003", "digit-0005")],
+                ),
+                LeakageCheck(
+                    check="same group",
+                    status="not_run",
+                    pairs=0,
+                    test_samples=0,
+                    detail="data.split.group_column names no column",
+                ),
+            ],
+        ),
+        "deidentified": False,
+        "min_n": 10,
+        "confidence": 0.95,
+        "pictures": [
+            EvaluationPicture(
+                kind=kind,
+                bias=None if kind == "heatmaps" else "b-8-glyph",
+                path=f"evaluate/{kind}.png",
+                caption=f"Samples, {kind}",
+                samples=["digit-0001", "digit-0002"],
+            )
+            for kind in ("heatmaps", "inserted", "removed")
+        ],
     }
     return Audit(**values | changes)
 
@@ -269,6 +341,7 @@ def make_audit(**changes) -> Audit:
 def write_pictures(audit: Audit, run_dir: Path) -> None:
     """Write a picture for every path that the audit names, and one mask overview."""
     paths = [path for finding in audit.findings for path in finding.evidence.values()]
+    paths += [picture.path for picture in audit.pictures]
     for path in [*paths, f"localize/{audit.biases[0].id}/overview.png" if audit.biases else "reveal/none.png"]:
         (run_dir / path).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (30, 60, 90)).save(run_dir / path)
