@@ -13,6 +13,7 @@ from pipeline.attribution.recording import record_outputs
 from pipeline.concepts.cav import Cav
 from pipeline.concepts.features import layer_features
 from pipeline.concepts.gates import Gate, fit_gate
+from pipeline.concepts.pasting import donors_from
 from pipeline.concepts.projection import ProjectionMode, columns, pooled
 from pipeline.concepts.subspace import Subspace, iterative_subspace, paired_subspace
 from pipeline.config.mitigate import DirectionConfig, GateConfig
@@ -213,15 +214,8 @@ def _further_directions(
 def _pasted(problem: Problem, known: KnownBias) -> PastedView | None:
     """Return the data set with the bias's localized regions pasted into every sample; None with fewer than 2."""
     carriers = carriers_of(problem, known)
-    ids = problem.dataset.table["id"].astype(str).to_numpy()
-    masks = {row: known.mask(ids[row]) for row in carriers.rows[carriers.members]}
-    rows = [row for row, mask in masks.items() if mask is not None and mask.any()][:MOST_DONORS]
-    if len(rows) < 2:
-        return None
-    donors = torch.stack([problem.dataset[int(row)].x for row in rows])
-    return PastedView(
-        problem.dataset, donors, np.stack([masks[row] for row in rows]), [str(ids[row]) for row in rows], problem.seed
-    )
+    ids = problem.dataset.table["id"].astype(str).to_numpy()[carriers.rows[carriers.members]].tolist()
+    return donors_from(problem.dataset, ids, known.mask).pasted_into(problem.dataset, problem.seed)
 
 
 def layer_gates(model: AuditModel, problem: Problem, config: GateConfig, layer: CorrectedLayer) -> list[Gate]:
