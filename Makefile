@@ -10,9 +10,9 @@ PEER_STAMP := $(PEER)/.made-from-$(shell echo $(PEER_PACKAGES) | cksum | cut -d'
 SITE_PACKAGES := import sysconfig; print(sysconfig.get_path('purelib'))
 
 # Benchmarks that run on one thread each.
-SINGLE := spray cav detection heatmap-loss isnet mnist-isnet right-reason
+SINGLE := spray cav coverage detection heatmap-loss isnet mnist-isnet right-reason
 
-.PHONY: install demo test test-slow isic2017 schemas $(SINGLE:%=benchmark-%) benchmark-contest benchmark-attribution attribution-table clean
+.PHONY: install demo test test-slow isic2017 schemas metrics-page $(SINGLE:%=benchmark-%) benchmark-contest benchmark-attribution attribution-table clean
 
 install: $(STAMP)
 
@@ -38,6 +38,9 @@ isic2017: install
 
 schemas: install
 	$(BIN)/python -m docs.make_schemas
+
+metrics-page: install
+	$(BIN)/python -m docs.make_metrics_page
 
 attribution-table: install
 	$(BIN)/python -m docs.make_attribution_table

@@ -307,7 +307,7 @@ def test_skipped_samples_are_counted_in_manifest_and_report(trial):
     assert skipped[label] == "empty label"
     assert "truncated" in skipped[BAD]
     audit = RunDirectory(trial.root).read_record("report/audit.json", Audit)
-    assert (audit.provenance["dataset"]["skipped"], audit.provenance["dataset"]["samples"]) == (2, 178)
+    assert (audit.provenance.dataset.skipped, sum(audit.provenance.dataset.splits.values())) == (2, 178)
     warning = "2 unreadable samples were left out"
     assert any(text.startswith(warning) for text in audit.warnings)
     assert warning in (trial.root / "report/index.html").read_text()

@@ -28,7 +28,9 @@ from pipeline.run import run_audit
 from pipeline.run.stages import STAGE_NAMES
 from pipeline.workspace.directory import RunDirectory
 from pipeline.workspace.masks import MaskSet
-from pipeline.workspace.records import Audit, Biases, Finding, Findings, MethodRecord, Metric
+from pipeline.workspace.metric_catalogue import METRICS
+from pipeline.workspace.records import Audit, Biases, EvaluationPictures, Finding, Findings, MethodRecord, Metric
+from pipeline.workspace.tables import read_metrics
 
 PROJECT = Path(__file__).parents[1]
 METHODS = ("fine_tune", "rrr", "rr_clarc", "p_clarc", "isnet")
@@ -55,7 +57,13 @@ SETTINGS = {
         "accept_score": 0.0,
     },
     "mitigate": {"methods": [{"kind": kind} | ({"epochs": 1} if kind in TRAINED else {}) for kind in METHODS]},
-    "evaluate": {"resamples": 100, "relevance_samples": 32},
+    "evaluate": {
+        "resamples": 100,
+        "relevance_samples": 32,
+        "perturbation": {"samples": 8, "grid": 4},
+        "sanity_samples": 8,
+        "pictured_samples": 2,
+    },
 }
 
 
@@ -152,8 +160,9 @@ def test_every_file_of_the_contract_is_there_and_no_other(finished):
         *(f"mitigate/{method}/{name}" for method in METHODS for name in ("model.pt", "method.json")),
         *(f"mitigate/{method}/history.csv" for method in TRAINED),
         "mitigate/contest.json",
-        "evaluate/metrics.csv",
-        *(f"report/{name}" for name in ("index.html", "audit.json", "junit.xml")),
+        *(f"evaluate/{name}" for name in ("metrics.csv", "metrics.parquet", "data.json", "pictures.json")),
+        *(each.path for each in finished.read("evaluate/pictures.json", EvaluationPictures).pictures),
+        *(f"report/{name}" for name in ("index.html", "audit.json", "junit.xml", "summary.md")),
     }
     assert set(results(finished.root)) == expected
     assert masks >= set(bias.sample_ids)
@@ -214,10 +223,41 @@ def test_every_model_is_measured_in_all_three_worlds(finished):
         measured = {(row.model, row.world) for row in rows if row.metric == metric and row.subgroup == "all"}
         assert measured == {(model, world) for model in ("original", *METHODS) for world in WORLDS}
     for metric in ("flip_rate", "artifact_relevance"):
-        measured = {(row.model, row.world) for row in rows if row.metric == metric}
+        measured = {(row.model, row.world) for row in rows if row.metric == metric and row.subgroup == "all"}
         assert measured == {(model, "attacked") for model in ("original", *METHODS)}
     names = [(row.model, row.world, row.subgroup, row.metric) for row in rows]
     assert len(set(names)) == len(names)
+
+
+def test_every_bias_is_inserted_and_removed_for_every_model(finished):
+    rows = [row for row in finished.metrics() if row.world in ("inserted", "removed") and row.model != "pipeline"]
+    for metric in ("flip_rate", "flip_rate_elsewhere", "logit_shift", "accuracy_change"):
+        measured = {(row.model, row.world, row.subgroup) for row in rows if row.metric == metric}
+        wanted = [(model, world) for model in ("original", *METHODS) for world in ("inserted", "removed")]
+        assert measured == {(model, world, finished.bias.id) for model, world in wanted}
+
+
+def test_corrections_are_compared_with_the_original_sample_by_sample(finished):
+    rows = {(row.model, row.world, row.metric): row.value for row in finished.metrics() if row.subgroup == "all"}
+    for model in METHODS:
+        for world in WORLDS:
+            gain = rows[model, world, "accuracy"] - rows["original", world, "accuracy"]
+            assert rows[model, world, "accuracy_gain"] == pytest.approx(gain)
+            assert 0 <= rows[model, world, "mcnemar_p"] <= rows[model, world, "mcnemar_p_adjusted"] <= 1
+
+
+def test_heatmaps_are_put_on_trial_for_the_original_and_the_preferred_correction(finished):
+    rows = [row for row in finished.metrics() if row.metric in ("aopc_gap", "heatmap_randomisation")]
+    assert {row.model for row in rows} == {"original", finished.audit.best_correction}
+
+
+def test_every_metric_is_in_the_catalogue(finished):
+    assert {row.metric for row in finished.metrics()} <= METRICS.keys()
+
+
+def test_parquet_holds_the_rows_of_the_csv_file(finished):
+    rows = read_metrics(finished.root / "evaluate/metrics.parquet")
+    assert list(map(repr, rows)) == list(map(repr, finished.metrics()))
 
 
 def test_every_value_lies_in_its_interval(finished):
@@ -241,7 +281,7 @@ def test_audit_is_strict_json_that_its_record_reads_and_that_holds_what_the_stag
     # as texts, because NaN differs from itself
     assert list(map(repr, audit.metrics)) == list(map(repr, finished.metrics()))
     assert audit.verdict == "no_gate"
-    assert audit.provenance["config_text"] == (finished.root / "config.yaml").read_text()
+    assert audit.provenance.config_text == (finished.root / "config.yaml").read_text()
 
 
 class References(HTMLParser):

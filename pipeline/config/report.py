@@ -19,13 +19,17 @@ class GateRule(Section):
     model: str = Field(
         "best", description="original, a method id, or best = the best correction on the validation split"
     )
-    subgroup: str = "all"
+    subgroup: str = Field(
+        "all", description="as in metrics.csv; or every_bias: the rule holds for each accepted bias on its own"
+    )
     at_least: float | None = None
     at_most: float | None = None
     worse_by_at_most: float | None = Field(
         None, ge=0, description="than in the audit that report.baseline names, in the direction that is bad"
     )
-    on: Literal["point", "lower", "upper"] = "point"
+    on: Literal["point", "lower", "upper"] = Field(
+        "point", description="end of the interval that is held against the bound; of worse_by_at_most, of the worsening"
+    )
     min_n: int = Field(1, ge=1)
     severity: Literal["error", "warning"] = Field("error", description="warning: missing it does not fail the gate")
     not_run: Literal["fail", "warn"] = Field("fail", description="what it means that the metric was not measured")
@@ -55,6 +59,9 @@ class ReportConfig(Section):
     )
     gate: list[GateRule] = []
     baseline: str | None = Field(None, description="audit.json of an earlier audit, to show what regressed")
-    deidentify: bool = Field(False, description="no file names, no pictures, no paths; samples get made-up names")
+    deidentify: bool = Field(
+        False,
+        description="no file names, no pictures, no paths; samples get made-up names; values of subgroups are shown",
+    )
     samples_per_finding: int = Field(12, ge=1, le=48)
     image_budget: float = Field(8, gt=0, description="megabytes of pictures in the page; what does not fit is left out")

@@ -17,11 +17,11 @@ from pipeline.concepts.mask_metrics import (
     relevance_ratio,
     relevance_share,
 )
-from pipeline.statistics import Interval, auroc, bootstrap, wilson
+from pipeline.statistics import auroc, bootstrap, wilson
 from pipeline.statistics.ranking import average_precision, kendall_tau
 from pipeline.workspace.records import Finding, Metric
 
-from .performance import record
+from .rows import exactly, record
 
 PIPELINE = "pipeline"
 OF_MASKS = {"mask_iou": intersection_over_union, "mask_dice": dice}
@@ -145,8 +145,3 @@ def best_finding(findings: list[Finding], ids: np.ndarray, truth: np.ndarray, us
         return 2 * (member & truth).sum() / max(member.sum() + (truth & usable).sum(), 1)
 
     return max(findings, key=f1) if findings and max(map(f1, findings)) > 0 else None
-
-
-def exactly(value: float, n: int) -> Interval:
-    """Return a number that has no uncertainty, such as a rank."""
-    return Interval(float(value), float(value), float(value), n)

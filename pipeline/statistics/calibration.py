@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .checks import equal_lengths
-from .intervals import Interval, bootstrap, percentile_interval, unmeasured
+from .intervals import Interval, bootstrap, enclosing, percentile_interval, unmeasured
+from .resampling import resampled_counts
 
 BINS = 15
 
@@ -34,8 +35,10 @@ def calibration_error(
     """Return the expected calibration error of the predicted class, with a bootstrap interval.
 
     Samples are put into 15 bins of equal width by the largest probability; the error is the mean over samples of the
-    gap between accuracy and mean probability of their bin. Drawing samples again adds to every gap, so the resampled
-    errors are moved down by what they lie above the error on average.
+    gap between accuracy and mean probability of their bin. Chance makes gaps: the error of a finite sample lies above
+    that of the classifier, by much where few samples share a bin. Drawing samples again adds about as much once more,
+    so the resampled errors are moved down by what they lie above the error on average, for the lower bound twice. It is
+    0 where a calibrated classifier with these probabilities would seem to err as much.
 
     Args:
         probabilities: `[N, K]`, rows sum to 1.
@@ -43,21 +46,26 @@ def calibration_error(
         resamples, confidence, seed: of the interval.
 
     Returns:
-        In [0, 1]. Source: Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3.
+        In [0, 1]. The value is not corrected. Source: Guo et al., "On calibration of modern neural networks", ICML
+        2017, equation 3; the comparison with a calibrated classifier: Broecker & Smith, Weather and Forecasting 2007.
     """
-    equal_lengths(probabilities=probabilities, y=y)
-    count = len(probabilities)
-    if count == 0:
+    n = equal_lengths(probabilities=probabilities, y=y)
+    if n == 0:
         return unmeasured(0)
     largest = probabilities.max(1)
-    gaps = (probabilities.argmax(1) == np.asarray(y)) - largest
     bins = np.minimum((largest * BINS).astype(int), BINS - 1)
-    value, rng = _error(bins, gaps), np.random.default_rng(seed)
-    drawn = (rng.integers(count, size=count) for _ in range(resamples))
-    resampled = np.array([_error(bins[rows], gaps[rows]) for rows in drawn])
-    found = percentile_interval(value, resampled - (resampled.mean() - value), count, confidence)
-    return found._replace(lower=max(found.lower, 0.0))
-
-
-def _error(bins: np.ndarray, gaps: np.ndarray) -> float:
-    return float(np.abs(np.bincount(bins, weights=gaps, minlength=BINS)).sum() / len(gaps))
+    in_bin = (bins[:, None] == np.arange(BINS)).astype(np.float64)
+    gaps = ((probabilities.argmax(1) == np.asarray(y)) - largest)[:, None] * in_bin
+    value = float(np.abs(gaps.sum(0)).sum()) / n
+    resampled, calibrated = [], []
+    rng = np.random.default_rng(seed)
+    for counts in resampled_counts(n, resamples, seed):
+        resampled.append(np.abs(counts @ gaps).sum(1) / n)
+        right = rng.random(counts.shape) < largest
+        calibrated.append(np.abs((right - largest) @ in_bin).sum(1) / n)
+    drawn = np.concatenate(resampled)
+    excess = drawn.mean() - value
+    found = percentile_interval(value, drawn - excess, n, confidence)
+    chance = np.quantile(np.concatenate(calibrated), 0.5 + confidence / 2)
+    lower = 0.0 if value <= chance else max(found.lower - excess, 0.0)
+    return enclosing(value, lower, found.upper, n)

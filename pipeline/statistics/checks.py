@@ -24,3 +24,15 @@ def binary(name: str, values: np.ndarray) -> np.ndarray:
         found = f"{values[wrong].flat[0]!r}" if wrong.any() else f"the shape {values.shape}"
         raise DataError(f"{name} must be a row of 0 and 1 (or booleans), not {found}. Compare with one class first.")
     return values.astype(bool)
+
+
+def binary_table(name: str, values: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Return the values as booleans `[N, K]`; raise DataError for other shapes and other values than 0 and 1."""
+    values = np.asarray(values)
+    wrong = ~np.isin(values, (0, 1))
+    if values.ndim != 2 or (columns is not None and values.shape[1] != columns):
+        wanted = "K" if columns is None else columns
+        raise DataError(f"{name} must have a row per sample and a column per label, [N, {wanted}], not {values.shape}.")
+    if wrong.any():
+        raise DataError(f"{name} must be 0 and 1 (or booleans), not {values[wrong].flat[0]!r}.")
+    return values.astype(bool)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .checks import equal_lengths
-from .intervals import Interval, percentile_interval, unmeasured, wilson
+from .intervals import Interval, enclosing, percentile_interval, unmeasured, wilson
 
 
 class ClassScores(NamedTuple):
@@ -49,24 +49,65 @@ def per_class_accuracy(y: np.ndarray, predicted: np.ndarray, confidence: float =
 def balanced_accuracy(
     y: np.ndarray, predicted: np.ndarray, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Return the mean recall over the classes in `y`, with a bootstrap interval that keeps every class's size.
+    """Return the mean recall over the classes in `y`, with an interval that keeps every class's size.
 
-    Drawing n correct-or-wrong outcomes with replacement from a class, of which a share p is correct, makes the number
-    of correct ones Binomial(n, p): the resamples are drawn as such, for all classes at once.
+    Each class's recall is drawn from what Jeffreys' prior makes of its n counts, Beta(right + 1/2, wrong + 1/2). The
+    draws are stretched, since the prior narrows them by n / (n + 2), and moved so that their mean is the value. Drawing
+    from the counts alone, as the bootstrap does, takes a class without errors for one that cannot err.
 
     Args:
         y: class ids `[N]`; no samples give nan.
         predicted: class ids `[N]`.
-        resamples: number of resamples.
+        resamples: number of draws.
         confidence: in (0, 1).
         seed: the same seed and input give the same interval.
+
+    Source: Brown, Cai & DasGupta, "Interval estimation for a binomial proportion", Statistical Science 2001.
     """
     _, right, counts = _recall_counts(y, predicted)
     if len(counts) == 0:
         return unmeasured(0)
-    recall = right / counts
-    drawn = np.random.default_rng(seed).binomial(counts, recall, size=(resamples, len(counts)))
-    return percentile_interval(recall.mean(), (drawn / counts).mean(axis=1), int(counts.sum()), confidence)
+    drawn = np.random.default_rng(seed).beta(right + 0.5, counts - right + 0.5, size=(resamples, len(counts)))
+    stretched = (drawn - drawn.mean(axis=0)) * np.sqrt((counts + 2) / counts)
+    return _centred(float((right / counts).mean()), stretched.mean(axis=1), int(counts.sum()), confidence)
+
+
+def class_precision(y: np.ndarray, predicted: np.ndarray, class_id: int, confidence: float = 0.95) -> Interval:
+    """Return the share of the predictions of a class that are correct, with Wilson's interval.
+
+    Args:
+        y: class ids `[N]`.
+        predicted: class ids `[N]`.
+        class_id: the class; never predicted gives nan. The interval's n counts its predictions.
+        confidence: in (0, 1).
+    """
+    correct, chosen = _correct(y, predicted), np.asarray(predicted) == class_id
+    return wilson(correct[chosen].sum(), chosen.sum(), confidence)
+
+
+def class_f1(
+    y: np.ndarray,
+    predicted: np.ndarray,
+    class_id: int,
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the harmonic mean of precision and recall of a class, with an interval made as that of `macro_f1`.
+
+    Args:
+        y: class ids `[N]`.
+        predicted: class ids `[N]`; which of the other classes it is does not matter.
+        class_id: the class; one that does not occur in `y` gives nan.
+        resamples, confidence, seed: as in `macro_f1`.
+    """
+    positive, chosen = np.asarray(y) == class_id, np.asarray(predicted) == class_id
+    classes, confusion = _confusion(positive, chosen)
+    if not positive.any():
+        return unmeasured(len(positive))
+    drawn = _drawn_f1(confusion, resamples, seed)[:, -1]
+    return _centred(float(class_scores(positive, chosen).f1[-1]), drawn, len(positive), confidence)
 
 
 def class_scores(y: np.ndarray, predicted: np.ndarray) -> ClassScores:
@@ -84,28 +125,26 @@ def class_scores(y: np.ndarray, predicted: np.ndarray) -> ClassScores:
 def macro_f1(
     y: np.ndarray, predicted: np.ndarray, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Return the mean F1 over the classes in `y`, with a bootstrap interval that keeps every class's size.
+    """Return the mean F1 over the classes in `y`, with an interval that keeps every class's size.
 
-    Drawing with replacement from the samples of a class makes the counts of what they are taken for multinomial.
+    What the samples of a class are taken for is drawn from what Perks' prior, one sample spread evenly over all
+    answers, makes of the counts. The draws are moved so that their mean is the F1: the prior adds errors that were not
+    made. Drawing from the counts alone, as the bootstrap does, takes errors that did not occur for impossible ones.
 
     Args:
         y: class ids `[N]`; no samples give nan.
         predicted: class ids `[N]`.
-        resamples: number of resamples.
+        resamples: number of draws.
         confidence: in (0, 1).
         seed: the same seed and input give the same interval.
+
+    Source: Perks, Journal of the Institute of Actuaries 1947, for the prior.
     """
     classes, confusion = _confusion(y, predicted)
     if len(classes) == 0:
         return unmeasured(0)
-    rng, counts = np.random.default_rng(seed), confusion.sum(1)
-    hits, predictions = np.zeros((2, resamples, len(classes)))
-    for place, (row, count) in enumerate(zip(confusion, counts, strict=True)):
-        drawn = rng.multinomial(count, row / count, size=resamples)
-        hits[:, place] = drawn[:, place]
-        predictions += drawn[:, :-1]
-    f1 = 2 * hits / (counts + predictions)
-    return percentile_interval(class_scores(y, predicted).f1.mean(), f1.mean(1), int(counts.sum()), confidence)
+    drawn = _drawn_f1(confusion, resamples, seed).mean(1)
+    return _centred(float(class_scores(y, predicted).f1.mean()), drawn, len(np.asarray(y)), confidence)
 
 
 def worst_group(
@@ -153,6 +192,24 @@ def _confusion(y: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.nda
     confusion = np.zeros((len(classes), len(classes) + 1), dtype=int)
     np.add.at(confusion, (rows, np.where(known, columns, len(classes))), 1)
     return classes, confusion
+
+
+def _drawn_f1(confusion: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Return the F1 `[R, K]` of the classes for draws of what each is taken for; see `macro_f1`.
+
+    Args:
+        confusion: `[K, K + 1]`, see `_confusion`.
+    """
+    counts, answers = confusion.sum(1), confusion.shape[1]
+    drawn = np.random.default_rng(seed).standard_gamma(confusion + 1 / answers, size=(resamples, *confusion.shape))
+    drawn *= (counts / drawn.sum(2))[..., None]
+    return 2 * np.diagonal(drawn, axis1=1, axis2=2) / (counts + drawn[..., :-1].sum(1))
+
+
+def _centred(value: float, drawn: np.ndarray, n: int, confidence: float) -> Interval:
+    """Return the value with percentiles of draws that are moved to have it for their mean, within [0, 1]."""
+    found = percentile_interval(value, drawn - drawn.mean() + value, n, confidence)
+    return enclosing(value, max(0.0, found.lower), min(1.0, found.upper), n)
 
 
 def _recall_counts(y: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -27,6 +27,7 @@ class MetricEntry:
         better: which direction is good; "control": the nearer to its random control the better; "none": neither.
         meaning: one clause, without a full stop.
         over_seeds: how several trainings become one figure: their mean, or the largest.
+        counts: what n counts.
         source: where the definition comes from, where it is not common.
     """
 
@@ -36,6 +37,7 @@ class MetricEntry:
     meaning: str
     over_seeds: Literal["mean", "largest"] = "mean"
     source: str = ""
+    counts: Literal["samples", "directions", "findings"] = "samples"
 
 
 METRICS: dict[str, MetricEntry] = {
@@ -98,7 +100,7 @@ METRICS: dict[str, MetricEntry] = {
         "calibration",
         "lower",
         "mean squared distance between probabilities and truth, 0 to 2",
-        source="Brier 1950",
+        source="Brier, Monthly Weather Review 1950",
     ),
     "accuracy_gain": MetricEntry(
         "Gain in accuracy", "paired", "higher", "accuracy minus that of the original on the same samples"
@@ -112,16 +114,16 @@ METRICS: dict[str, MetricEntry] = {
         "none",
         "p value of 'as often right as the original'",
         "largest",
-        "McNemar 1947, exact",
+        "McNemar, Psychometrika 1947; exact",
     ),
     "mcnemar_p_adjusted": MetricEntry(
-        "McNemar p, adjusted", "paired", "none", "the same, adjusted for the number of models", "largest", "Holm 1979"
+        "McNemar p, adjusted", "paired", "none", "McNemar p, adjusted for the number of models", "largest", "Holm 1979"
     ),
     "delong_p": MetricEntry(
         "DeLong p", "paired", "none", "p value of 'the same AUROC as the original'", "largest", "DeLong et al. 1988"
     ),
     "delong_p_adjusted": MetricEntry(
-        "DeLong p, adjusted", "paired", "none", "the same, adjusted for the number of models", "largest", "Holm 1979"
+        "DeLong p, adjusted", "paired", "none", "DeLong p, adjusted for the number of models", "largest", "Holm 1979"
     ),
     "artifact_relevance": MetricEntry(
         "Artifact relevance", "reliance", "lower", "share of the relevance that falls on the artifact"
@@ -130,13 +132,13 @@ METRICS: dict[str, MetricEntry] = {
         "Artifact relevance / area",
         "reliance",
         "lower",
-        "that share over the artifact's share of the image; evenly spread relevance has 1",
+        "share of the relevance on the artifact over the artifact's share of the image; evenly spread relevance has 1",
     ),
     "artifact_relevance_grown": MetricEntry(
         "Artifact relevance, grown mask",
         "reliance",
         "lower",
-        "the share on the artifact's mask after blurring and cutting it, which also counts its border",
+        "share of the relevance on the artifact's mask after blurring and cutting it, which also counts its border",
     ),
     "background_relevance": MetricEntry(
         "Background relevance",
@@ -155,16 +157,24 @@ METRICS: dict[str, MetricEntry] = {
         source="Kim et al., ICML 2018; a sample is the unit",
     ),
     "tcav_random": MetricEntry(
-        "TCAV quotient, random", "reliance", "none", "the same for random directions: mean and central range"
+        "TCAV quotient, random",
+        "reliance",
+        "none",
+        "TCAV quotient of random directions: mean and central range",
+        counts="directions",
     ),
     "tcav_p": MetricEntry(
         "TCAV p", "reliance", "none", "share of random directions whose quotient is as far from 1/2", "largest"
     ),
     "tcav_sensitivity": MetricEntry(
-        "TCAV sensitivity", "reliance", "control", "mean size of the logit's slope along the concept"
+        "TCAV sensitivity", "reliance", "control", "mean magnitude of the logit's slope along the concept"
     ),
     "tcav_sensitivity_random": MetricEntry(
-        "TCAV sensitivity, random", "reliance", "none", "the same for random directions: mean and central range"
+        "TCAV sensitivity, random",
+        "reliance",
+        "none",
+        "TCAV sensitivity to random directions: mean and central range",
+        counts="directions",
     ),
     "flip_rate": MetricEntry(
         "Flip rate",
@@ -176,11 +186,14 @@ METRICS: dict[str, MetricEntry] = {
         "Flips to the class",
         "causal",
         "none",
-        "share of predictions that become (inserted) or stop being (removed) the class of the bias",
+        "share of other predictions that become the bias's class (inserted), or of its own that are lost (removed)",
     ),
     "logit_shift": MetricEntry("Logit shift", "causal", "none", "mean change of the logit of the bias's class"),
     "relative_logit_shift": MetricEntry(
-        "Relative logit shift", "causal", "none", "mean change of that logit over its mean size before"
+        "Relative logit shift",
+        "causal",
+        "none",
+        "mean change of the logit of the bias's class over its mean magnitude before",
     ),
     "probability_shift": MetricEntry(
         "Probability shift", "causal", "none", "mean change of the probability of the bias's class"
@@ -214,26 +227,35 @@ METRICS: dict[str, MetricEntry] = {
         source="Samek et al., TNNLS 2017",
     ),
     "aopc_lerf": MetricEntry(
-        "AOPC, least relevant first", "explanation", "lower", "the same, the least relevant first"
+        "AOPC, least relevant first",
+        "explanation",
+        "lower",
+        "mean fall of the explained output while cells are blanked, the least relevant first",
     ),
-    "aopc_random": MetricEntry("AOPC, random order", "explanation", "none", "the same in random order"),
+    "aopc_random": MetricEntry(
+        "AOPC, random order",
+        "explanation",
+        "none",
+        "mean fall of the explained output while cells are blanked in random order",
+    ),
     "aopc_gap": MetricEntry(
         "AOPC beyond random",
         "explanation",
         "higher",
-        "most relevant first minus random order: above 0, the heatmaps know more than chance",
+        "AOPC with the most relevant first minus that in random order: above 0, heatmaps know more than chance",
     ),
     "pompom": MetricEntry(
         "POMPOM",
         "explanation",
         "lower",
         "share of the pixels outside the region of interest that the heatmap calls meaningful",
+        source="Rio-Torto et al., Pattern Recognition Letters 2020",
     ),
     "pompom_scaled": MetricEntry(
         "POMPOM, scaled",
         "explanation",
         "lower",
-        "the same, counting pixels above 5 % of the heatmap's largest value",
+        "share of the pixels outside the region of interest above 5 % of the heatmap's largest value",
     ),
     "pointing_artifact": MetricEntry(
         "Pointing at the artifact", "reliance", "lower", "share of heatmaps whose strongest pixel lies on the artifact"
@@ -246,7 +268,10 @@ METRICS: dict[str, MetricEntry] = {
         source="Zhang et al., IJCV 2018",
     ),
     "heatmap_conservation": MetricEntry(
-        "Conservation", "explanation", "none", "sum of relevance over the explained logit, median over samples; ideal 1"
+        "Conservation",
+        "explanation",
+        "none",
+        "sum of a heatmap over the explained logit, median over samples; what is missing from 1 went into biases",
     ),
     "heatmap_randomisation": MetricEntry(
         "Similarity after randomising",
@@ -256,7 +281,10 @@ METRICS: dict[str, MetricEntry] = {
         source="Adebayo et al., NeurIPS 2018",
     ),
     "prevalence": MetricEntry(
-        "Prevalence", "detection", "none", "share of the samples (of the bias's class) that show it"
+        "Prevalence",
+        "detection",
+        "none",
+        "share of the samples outside the test split that show it; of a bias among the samples of its class",
     ),
     "finding_precision": MetricEntry(
         "Precision of the finding",
@@ -271,7 +299,11 @@ METRICS: dict[str, MetricEntry] = {
         "share of the samples that truly carry the artifact which the finding contains",
     ),
     "finding_rank": MetricEntry(
-        "Rank of the finding", "detection", "lower", "place of the finding that fits the artifact best; 1 = first"
+        "Rank of the finding",
+        "detection",
+        "lower",
+        "place of the finding that fits the artifact best; 1 = first",
+        counts="findings",
     ),
     "retrieval_auroc": MetricEntry(
         "Retrieval AUROC",
@@ -283,7 +315,7 @@ METRICS: dict[str, MetricEntry] = {
         "Retrieval AUROC, paired",
         "detection",
         "higher",
-        "the same, comparing samples with their own copies without the artifact",
+        "how well the concept score ranks samples with the artifact above the same samples without it",
     ),
     "retrieval_average_precision": MetricEntry(
         "Retrieval average precision",
@@ -296,12 +328,14 @@ METRICS: dict[str, MetricEntry] = {
         "detection",
         "higher",
         "rank correlation of the concept score with the artifact, -1 to 1; chance is 0",
+        source="Kendall, Biometrika 1945",
     ),
     "cav_alignment": MetricEntry(
         "CAV alignment",
         "detection",
         "higher",
         "mean cosine of the concept vector with the change that the artifact makes; chance is near 0",
+        source="Pahde et al. 2022",
     ),
     "cav_alignment_p": MetricEntry(
         "CAV alignment p", "detection", "lower", "share of random directions that align as well", "largest"
@@ -317,6 +351,7 @@ METRICS: dict[str, MetricEntry] = {
         "detection",
         "higher",
         "overlap of the localized mask with the true mask: twice the intersection over the sum of both",
+        source="Dice, Ecology 1945",
     ),
     "mask_auprc": MetricEntry(
         "Mask AUPRC",
@@ -325,7 +360,11 @@ METRICS: dict[str, MetricEntry] = {
         "area under the precision-recall curve of the soft mask; chance is the artifact's share of the image",
     ),
     "mask_pointing": MetricEntry(
-        "Mask pointing", "detection", "higher", "share of samples whose strongest point lies on the true artifact"
+        "Mask pointing",
+        "detection",
+        "higher",
+        "share of soft masks whose strongest pixel lies on the true artifact",
+        source="Zhang et al., IJCV 2018",
     ),
     "mask_relevance_share": MetricEntry(
         "Mask relevance share", "detection", "higher", "share of the concept's relevance on the true artifact"
@@ -334,7 +373,7 @@ METRICS: dict[str, MetricEntry] = {
         "Mask relevance ratio",
         "detection",
         "higher",
-        "that share over the artifact's share of the image; chance is 1",
+        "share of the concept's relevance on the true artifact over its share of the image; chance is 1",
     ),
 }
 """Metric name -> what it is; `evaluate/metrics.csv` holds no others."""

@@ -56,3 +56,24 @@ def test_the_interval_of_the_calibration_error_holds_it():
         y = (generator.random(count) < positive).astype(int)
         found = calibration_error(probabilities_of(positive), y)
         assert 0 <= found.lower < found.value < found.upper < 1 and found.n == count
+
+
+def test_a_gap_that_a_calibrated_classifier_would_show_as_well_may_be_none():
+    generator = np.random.default_rng(3)
+    positive = generator.uniform(0.5, 1, 200)
+    y = (generator.random(200) < positive).astype(int)
+    found = calibration_error(probabilities_of(positive), y)
+    assert found.value > 0.03 and found.lower == 0
+    bold = calibration_error(probabilities_of(np.full(200, 0.95)), y)
+    gap = 0.95 - y.mean()
+    assert bold.value == pytest.approx(gap)
+    # one bin: the error of the share itself
+    reach = 1.96 * np.sqrt(y.mean() * (1 - y.mean()) / 200)
+    assert bold[1:3] == pytest.approx((gap - reach, gap + reach), abs=0.012)
+
+
+def test_the_seed_decides_the_interval_of_the_calibration_error():
+    generator = np.random.default_rng(4)
+    probabilities, y = probabilities_of(generator.uniform(0.8, 1, 90)), generator.integers(0, 2, 90)
+    first, again, other = (calibration_error(probabilities, y, resamples=50, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other and first.lower > 0

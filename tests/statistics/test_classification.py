@@ -17,10 +17,11 @@ from sklearn.metrics import (
 
 from pipeline.errors import DataError
 from pipeline.statistics import (
-    Interval,
     accuracy,
     balanced_accuracy,
     bootstrap,
+    class_f1,
+    class_precision,
     class_scores,
     macro_f1,
     per_class_accuracy,
@@ -81,9 +82,17 @@ def test_balanced_accuracy_depends_on_the_seed_alone():
     assert balanced_accuracy(y, predicted) == balanced_accuracy(y[order], predicted[order])
 
 
-def test_perfect_predictions_have_balanced_accuracy_one_without_width():
-    y = np.arange(12) % 3
-    assert balanced_accuracy(y, y) == Interval(1.0, 1.0, 1.0, 12)
+def test_balanced_accuracy_of_one_class_is_close_to_the_interval_of_a_share():
+    for right, n in ((30, 40), (57, 60), (200, 400)):
+        found = balanced_accuracy(np.zeros(n, int), (np.arange(n) >= right).astype(int), resamples=4000)
+        assert found[:3] == pytest.approx(wilson(right, n)[:3], abs=0.03)
+
+
+def test_perfect_predictions_leave_room_for_errors_that_few_samples_cannot_show():
+    for measure in (balanced_accuracy, macro_f1):
+        few, many = (measure(np.arange(n) % 3, np.arange(n) % 3) for n in (12, 1200))
+        assert few.value == few.upper == many.upper == 1 and few.n == 12
+        assert 0.4 < few.lower < 0.9 and 0.99 < many.lower < 1
 
 
 def test_no_samples_give_nan():
@@ -153,15 +162,47 @@ def test_macro_f1_has_the_interval_of_the_stratified_bootstrap():
     assert found.upper - found.lower > 0.1
 
 
-def test_macro_f1_depends_on_the_seed_alone_and_perfection_has_no_width():
+def test_macro_f1_depends_on_the_seed_alone():
     y, predicted = np.arange(40) % 2, np.arange(40) % 3 % 2
     order = np.random.default_rng(0).permutation(40)
     assert macro_f1(y, predicted, seed=1) == macro_f1(y[order], predicted[order], seed=1)
     assert macro_f1(y, predicted, seed=1) != macro_f1(y, predicted, seed=2)
-    assert macro_f1(y, y) == Interval(1.0, 1.0, 1.0, 40)
     assert math.isnan(macro_f1(y[:0], y[:0]).value)
     with pytest.raises(DataError, match="y has 3, predicted has 2"):
         macro_f1(np.zeros(3), np.zeros(2))
+
+
+@settings(deadline=None)
+@given(predictions)
+def test_precision_and_f1_of_a_class_equal_sklearn(rows):
+    y, predicted = np.array(rows).T
+    for class_id in range(4):
+        precision, f1 = (measure(y, predicted, class_id) for measure in (class_precision, class_f1))
+        assert precision.n == (predicted == class_id).sum() and f1.n == len(y)
+        if precision.n:
+            expected = wilson((y[predicted == class_id] == class_id).sum(), precision.n)
+            assert precision == expected
+        else:
+            assert math.isnan(precision.value)
+        if (y == class_id).any():
+            expected = f1_score(y == class_id, predicted == class_id, zero_division=0)
+            assert f1.value == pytest.approx(expected) and 0 <= f1.lower <= f1.value <= f1.upper <= 1
+        else:
+            assert math.isnan(f1.value) and math.isnan(f1.upper)
+
+
+def test_the_f1_of_a_class_has_the_interval_of_the_stratified_bootstrap():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [200, 100, 80])
+    predicted = np.where(rng.uniform(size=380) < 0.8, y, (y + 1) % 3)
+
+    def f1(rows):
+        return f1_score(rows[:, 0] == 2, rows[:, 1] == 2)
+
+    expected = bootstrap(np.stack([y, predicted], 1), f1, strata=y == 2, resamples=400)
+    found = class_f1(y, predicted, 2, resamples=4000)
+    assert found[:3] == pytest.approx(expected[:3], abs=0.02) and found.upper - found.lower > 0.1
+    assert found == class_f1(y, predicted, 2, resamples=4000) != class_f1(y, predicted, 2, resamples=4000, seed=1)
 
 
 @pytest.mark.real_data

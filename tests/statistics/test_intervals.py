@@ -10,7 +10,7 @@ from scipy import stats
 
 from pipeline.errors import DataError
 from pipeline.statistics import Interval, bootstrap, over_seeds, wilson
-from pipeline.statistics.intervals import CHUNK_VALUES
+from pipeline.statistics.intervals import CHUNK_VALUES, enclosing, widened
 
 counted = st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -141,3 +141,21 @@ def test_shares_stay_shares():
 
 def test_a_seed_without_a_figure_leaves_the_mean_open():
     assert math.isnan(over_seeds([Interval(0.5, 0.4, 0.6, 9), Interval(math.nan, math.nan, math.nan, 9)]).value)
+
+
+@pytest.mark.parametrize("n", [4, 30, 1000])
+def test_percentiles_widened_for_few_rows_reach_as_far_as_students_interval(n):
+    # resampled means of normal values are about normal, with the variance of the sample, divided by n not n - 1
+    reach = stats.norm.ppf(0.5 + widened(0.9, n) / 2) * math.sqrt((n - 1) / n)
+    assert reach == pytest.approx(stats.t.ppf(0.95, n - 1))
+
+
+def test_one_row_and_many_are_not_widened():
+    assert widened(0.9, 1) == 0.9
+    assert widened(0.9, 10**7) == pytest.approx(0.9, abs=1e-6)
+    assert bootstrap(np.array([3.0])) == Interval(3.0, 3.0, 3.0, 1)
+
+
+def test_bounds_that_pass_the_value_by_are_moved_to_it():
+    assert enclosing(0.5, 0.6, 0.7, 3) == Interval(0.5, 0.5, 0.7, 3)
+    assert enclosing(0.5, 0.2, 0.4, 3) == Interval(0.5, 0.2, 0.5, 3)

@@ -5,17 +5,26 @@ import pytest
 from PIL import Image
 
 from pipeline.workspace.pictures import (
+    BLUE,
     COLORS,
     GAP,
     LABEL_WIDTH,
+    RED,
     TILE,
+    YELLOW,
+    arranged,
+    color_bar,
     faded,
     heatmap_image,
+    heatmap_scale,
     labelled_sheet,
     outlined,
     save,
     scatter_image,
     sheet,
+    stacked,
+    text_tile,
+    tile_size,
     to_image,
 )
 
@@ -158,3 +167,77 @@ def test_more_groups_than_colours_are_drawn_in_grey():
     points = np.random.default_rng(0).standard_normal((10, 2))
     image = np.array(scatter_image(points, np.full(10, len(COLORS) + 5), {}, "title"))
     assert (image == (0x9A, 0xA5, 0xB1)).all(2).sum() > 100
+
+
+def test_a_given_scale_is_shared_and_an_own_one_is_not():
+    heatmap = np.full((4, 4), 2.0)
+    assert pixel(heatmap_image(heatmap, scale=2.0), 0.5, 0.5) == RED
+    assert pixel(heatmap_image(-heatmap, scale=2.0), 0.5, 0.5) == BLUE
+    half = pixel(heatmap_image(heatmap, scale=4.0), 0.5, 0.5)
+    assert half == tuple(round((255 + value) / 2) for value in RED)
+    assert pixel(heatmap_image(heatmap, scale=0.0), 0.5, 0.5) == (255, 255, 255)
+
+
+def test_a_common_scale_is_that_of_all_values_together():
+    maps = np.random.default_rng(0).standard_normal((3, 8, 8)) * np.array([1, 5, 2])[:, None, None]
+    assert heatmap_scale(*maps) == pytest.approx(np.percentile(np.abs(maps), 99.5))
+    assert heatmap_scale(np.full((2, 2), np.nan)) == 0
+
+
+def test_a_color_bar_runs_from_red_over_white_to_blue_and_has_numbers_beside_it():
+    bar = color_bar(0.25, 160)
+    assert np.abs(np.array(bar.getpixel((7, 10))) - RED).max() < 8
+    assert np.abs(np.array(bar.getpixel((7, 149))) - BLUE).max() < 8
+    assert min(bar.getpixel((7, 79))) > 245
+    dark = np.flatnonzero((np.array(bar)[:, 20:].min(2) < 128).any(1))
+    assert len([row for row in np.diff(dark) if row > 10]) == 2, "three numbers"
+    assert not np.array_equal(np.array(bar), np.array(color_bar(0.5, 160)))
+
+
+@pytest.mark.parametrize(("side", "expected"), [(8, 160), (28, 168), (64, 128), (80, 160), (100, 160), (224, 160)])
+def test_small_images_are_enlarged_by_a_whole_number(side, expected):
+    assert tile_size(side) == expected
+
+
+def dark_width(tile: Image.Image) -> int:
+    columns = np.flatnonzero((np.array(tile).min(2) < 128).any(0))
+    return int(np.ptp(columns)) if len(columns) else 0
+
+
+def test_text_is_broken_into_lines_that_fit_and_words_that_are_too_long_are_cut():
+    one, two, long = (text_tile(text, 90) for text in ("melanoma", "melanoma or nevus", "m" * 60))
+    assert one.width == two.width == long.width == 90
+    assert two.height == 2 * one.height == 2 * long.height
+    assert all(0 < dark_width(tile) < 90 for tile in (one, two, long))
+    cut = [np.array(text_tile("m" * number + "…", 90)) for number in range(1, 7)]  # six fit
+    assert any(np.array_equal(np.array(long), each) for each in cut)
+    assert text_tile("", 90).height == 0 and text_tile("a\nb", 90).height == 2 * one.height
+
+
+def test_letters_beyond_latin_and_arrows_differ_from_the_sign_for_unknown_ones():
+    unknown = np.array(text_tile("\ue123", 30))
+    assert all(not np.array_equal(np.array(text_tile(letter, 30)), unknown) for letter in "→−é×ßшα")
+
+
+def test_stacked_pictures_have_their_middles_in_one_line():
+    page = stacked([Image.new("RGB", (20, 10), "red"), Image.new("RGB", (10, 5), "blue")], gap=3)
+    assert page.size == (20, 18)
+    assert page.getpixel((0, 0)) == (255, 0, 0) and page.getpixel((5, 13)) == page.getpixel((14, 17)) == (0, 0, 255)
+    assert page.getpixel((4, 15)) == page.getpixel((10, 11)) == (255, 255, 255)
+
+
+def test_a_table_gives_every_column_and_row_the_room_it_needs():
+    red, blue = Image.new("RGB", (20, 10), "red"), Image.new("RGB", (6, 30), "blue")
+    page = arranged([[red, blue], [blue, red, red]], gap=2)
+    assert page.size == (20 * 3 + 2 * 4, 30 * 2 + 2 * 3)
+    assert page.getpixel((2, 2)) == (255, 0, 0) and page.getpixel((24, 31)) == (0, 0, 255)
+    assert page.getpixel((2, 34)) == (0, 0, 255) and page.getpixel((65, 43)) == (255, 0, 0)
+    assert page.getpixel((22, 2)) == page.getpixel((46, 12)) == (255, 255, 255)
+
+
+def test_a_black_line_around_the_yellow_one_shows_on_any_background():
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[2:6, 2:6] = True
+    pixels = np.array(outlined(np.ones((1, 8, 8)), mask))
+    assert pixels[23, 48].tolist() == [0, 0, 0] and tuple(pixels[24, 48]) == YELLOW
+    assert pixels[22, 48].tolist() == pixels[48, 48].tolist() == [255, 255, 255]
