@@ -7,6 +7,7 @@ import contextlib
 import errno
 import getpass
 import importlib
+import json
 import logging
 import os
 import shlex
@@ -80,6 +81,10 @@ def make_parser(stage: str) -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks, and warnings of libraries")
     if stage == ALL:
         parser.add_argument("--status", action="store_true", help="show what is fresh and why not; run nothing")
+    if stage in GATED:
+        parser.add_argument(
+            "--baseline", metavar="FILE", help="audit.json of an earlier audit to compare with; sets report.baseline"
+        )
     if stage == "reveal":
         _add_labelling(parser)
     if stage == "localize":
@@ -152,7 +157,7 @@ def _execute(stage: str, arguments: argparse.Namespace, command: str) -> None:
 
     from . import ranks, runner
 
-    config = load_config(arguments.config, arguments.overrides)
+    config = load_config(arguments.config, [*arguments.overrides, *_baseline_override(arguments)])
     prepare = _label_importer(arguments) if stage == "reveal" else None
     rank = ranks.rank_from_environment(os.environ)
     # One terminal shows the bars of one process only.
@@ -182,7 +187,16 @@ def _execute(stage: str, arguments: argparse.Namespace, command: str) -> None:
 
     for line in summarize(audit, context.directory.root):
         reporter.say(line)
+    for line in runner.conditions(audit):
+        # Beside the results, as an error would be: a log that is only searched for trouble shows it, too.
+        print(f"WARNING: {line}" if line[0] != " " else line, file=sys.stderr)
     return runner.check_gate(audit)
+
+
+def _baseline_override(arguments: argparse.Namespace) -> list[str]:
+    """Return `--baseline FILE` as `--set report.baseline=FILE`, quoted, so that the resolved configuration has it."""
+    baseline = getattr(arguments, "baseline", None)
+    return [] if baseline is None else [f"report.baseline={json.dumps(baseline, ensure_ascii=False)}"]
 
 
 def _label_importer(arguments: argparse.Namespace) -> Callable[[StageContext], None] | None:

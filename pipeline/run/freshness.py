@@ -53,6 +53,7 @@ class Facts:
         masks: signature of the folders of `localize.import_masks`, None without any.
         earlier: hash of the biases of the runs in `reveal.earlier`, None without any.
         earlier_masks: signature of the masks of these runs, None without any.
+        baseline: hash of the file `report.baseline`, None without it.
         code: room -> hash of its sources.
         versions: library -> version.
     """
@@ -65,6 +66,7 @@ class Facts:
     masks: str | None
     earlier: str | None
     earlier_masks: str | None
+    baseline: str | None
     code: Mapping[str, str]
     versions: Mapping[str, str]
 
@@ -113,6 +115,7 @@ def read_facts(config: Config, directory: RunDirectory, fingerprint: str) -> Fac
         masks=folders_signature([Path(each.folder) for each in config.localize.import_masks]),
         earlier=_contents([each / "reveal/biases.json" for each in earlier]),
         earlier_masks=folders_signature([each / "localize" for each in earlier]),
+        baseline=_contents([Path(each).expanduser() for each in [config.report.baseline] if each]),
         code={room: digest_sources((room,)) for spec in STAGES for room in spec.rooms},
         # Builds for other devices ("2.4.0+cpu") compute the same.
         versions={name: metadata.version(name).partition("+")[0] for name in _libraries(config.model.arch)},
@@ -167,6 +170,8 @@ def key_parts(spec: StageSpec, facts: Facts, manifest: Manifest) -> dict[str, An
         parts["earlier"] = facts.earlier
     if "localize" in spec.sections and facts.earlier_masks is not None:
         parts["earlier_masks"] = facts.earlier_masks
+    if "report" in spec.sections and facts.baseline is not None:
+        parts["baseline"] = facts.baseline
     return parts
 
 
@@ -268,6 +273,8 @@ def _reasons(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
         yield "the biases of an earlier run changed (reveal.earlier)"
     if old.get("earlier_masks") != new.get("earlier_masks"):
         yield "the masks of an earlier run changed (reveal.earlier)"
+    if old.get("baseline") != new.get("baseline"):
+        yield "the earlier audit changed (report.baseline)"
     if rooms := _changed(old.get("code", {}), new["code"]):
         yield f"pipeline code changed ({', '.join(rooms)})"
     before = old.get("versions", {})

@@ -21,13 +21,13 @@ from pipeline.workspace.directory import RunDirectory
 from pipeline.workspace.manifest import StageEntry
 from pipeline.workspace.progress import Reporter, SilentReporter
 from pipeline.workspace.rank import Rank
-from pipeline.workspace.records import Audit
+from pipeline.workspace.records import Audit, GateResult
 from pipeline.workspace.stage import StageContext, StageSpec
 
 from .again import LAST, config_again
 from .fingerprint import dataset_entry
 from .freshness import Facts, Freshness, assess, assess_all, read_facts
-from .stages import ALL, SHARED, STAGES, required
+from .stages import ALL, GATED, SHARED, STAGES, required
 
 if TYPE_CHECKING:
     from pipeline.workspace.manifest import Manifest
@@ -63,11 +63,14 @@ def run_stages(
 
     Raises:
         BusyError: another process works in the run directory.
+        ConfigError: a report is asked for, and the earlier audit that it shall compare with is not there.
         PipelineError: what a stage raises. It is recorded; results of earlier stages stay.
     """
     chain = required(until)
     context = StageContext(config, run_directory(config), device="", reporter=reporter or SilentReporter())
     directory = context.directory
+    if until in GATED:
+        check_baseline(config, directory)
     with directory.lock():
         write_text(directory.root / "config.yaml", dump_config(config))
         if prepare is not None:
@@ -136,13 +139,50 @@ def read_audit(directory: RunDirectory) -> Audit:
     return directory.read_record(AUDIT, Audit)
 
 
+def check_baseline(config: Config, directory: RunDirectory) -> None:
+    """Raise ConfigError when `report.baseline` names no file, or the audit that this run itself writes.
+
+    The report reads and checks it; this costs nothing and comes before hours of work.
+    """
+    baseline = config.report.baseline
+    if baseline is None:
+        return
+    file = Path(baseline).expanduser()
+    if not file.is_file():
+        raise ConfigError(f"report.baseline: {baseline}: no such file. Name the report/audit.json of an earlier audit.")
+    if file.resolve() == (directory.root / AUDIT).resolve():
+        raise ConfigError(
+            f"report.baseline: {baseline} is what this run writes. Compare with a copy of it, or give this run another "
+            "name: --set name=..."
+        )
+
+
 def check_gate(audit: Audit) -> None:
-    """Raise GateFailed, with every rule that did not pass, when the verdict of the audit is "fail"."""
+    """Raise GateFailed, with every rule that is not met, those that block first, when the verdict is "fail"."""
     if audit.verdict != "fail":
         return
-    missed = [result for result in audit.gate if result.status != "pass"]
-    lines = [f"  {result.rule}: {result.status.replace('_', ' ')}, {result.detail}" for result in missed]
-    raise GateFailed("\n".join([f"the gate failed, {len(missed)} of {len(audit.gate)} rules did not pass:", *lines]))
+    blocking = [result for result in audit.gate if result.blocking]
+    lines = [f"the gate failed, {len(blocking)} of {len(audit.gate)} rules did not pass:", *_rule_lines(blocking)]
+    if others := _open_rules(audit):
+        lines += ["not met either, without failing the gate:", *_rule_lines(others)]
+    raise GateFailed("\n".join(lines))
+
+
+def conditions(audit: Audit) -> list[str]:
+    """Return what has to be decided by a person, line by line; nothing where the verdict is not "conditional"."""
+    if audit.verdict != "conditional":
+        return []
+    found = _open_rules(audit)
+    head = f"the verdict is CONDITIONAL, {len(found)} of {len(audit.gate)} rules are not met, none of which blocks:"
+    return [head, *_rule_lines(found)]
+
+
+def _open_rules(audit: Audit) -> list[GateResult]:
+    return [result for result in audit.gate if result.status != "pass" and not result.blocking]
+
+
+def _rule_lines(results: list[GateResult]) -> list[str]:
+    return [f"  {result.rule}: {result.status.replace('_', ' ')}, {result.detail}" for result in results]
 
 
 def resolve_device(wanted: str) -> str:

@@ -57,7 +57,7 @@ STAGES: tuple[StageSpec, ...] = (
         summary="write the audit report, and check the gate",
         sections=("name", "report"),
         needs=("train", "precompute", "reveal", "localize", "mitigate", "evaluate"),
-        rooms=("report",),
+        rooms=("report", "statistics"),
     ),
 )
 STAGE_NAMES = tuple(spec.name for spec in STAGES)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 
-from pipeline.workspace.records import Audit, Metric
+from pipeline.workspace.records import Audit, BaselineComparison, Metric
 
 ORIGINAL = "original"
 ABSENT = "not measured"
@@ -14,7 +15,7 @@ RELIANCE = {"artifact_relevance": "share of relevance on the artifact", "flip_ra
 
 
 def summarize(audit: Audit, root: Path) -> list[str]:
-    """Return five lines and the path of the report.
+    """Return five lines (six with a baseline) and the path of the report.
 
     Args:
         audit: content of `report/audit.json`.
@@ -26,6 +27,7 @@ def summarize(audit: Audit, root: Path) -> list[str]:
         ("accuracy, attacked", _before_after(audit, "accuracy", "attacked")),
         ("accuracy, clean", _before_after(audit, "accuracy", "clean")),
         ("gate", _gate(audit)),
+        *([("baseline", _baseline(audit.baseline))] if audit.baseline else []),
         ("report", str(root / "report" / "index.html")),
     ]
     width = max(len(label) for label, _ in rows)
@@ -75,5 +77,20 @@ def _figure(metric: Metric | None) -> str:
 def _gate(audit: Audit) -> str:
     if audit.verdict == "no_gate":
         return "none declared"
-    passed = sum(result.status == "pass" for result in audit.gate)
-    return f"{audit.verdict.upper()}, {passed} of {len(audit.gate)} rules passed"
+    counts = Counter(result.status for result in audit.gate)
+    words = {"warn": "warning", "error": "without a usable figure", "not_run": "not run"}
+    rest = [
+        f"{counts[status]} {word}{'s' * (status == 'warn' and counts[status] > 1)}"
+        for status, word in words.items()
+        if counts[status]
+    ]
+    return ", ".join([audit.verdict.upper(), f"{counts['pass']} of {len(audit.gate)} rules passed", *rest])
+
+
+def _baseline(baseline: BaselineComparison) -> str:
+    counts = Counter(row.status for row in baseline.rows)
+    same = "" if baseline.same_data else ", on other data"
+    return (
+        f"{counts['regressed']} of {len(baseline.rows)} figures regressed, {counts['improved']} improved, "
+        f"since {baseline.name}{same}"
+    )

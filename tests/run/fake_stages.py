@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.run.freshness import config_slice
 from pipeline.run.stages import STAGES
 from pipeline.workspace.atomic import write_json
-from pipeline.workspace.records import Audit, Contest, GateResult
+from pipeline.workspace.records import Audit, Contest, DatasetNote, DataSummary, Declared, GateResult, Provenance
 from pipeline.workspace.stage import StageContext, StageSpec
 
 MINIMAL = {"name": "trial", "data": {"kind": "digits"}, "device": "cpu"}
@@ -89,9 +89,19 @@ def _stage(spec: StageSpec, fake: Fake) -> Callable[[StageContext], None]:
 
 
 def make_audit(verdict: str, **changes: Any) -> Audit:
+    blocking = verdict == "fail"
     rules = [
-        GateResult(rule="accuracy of best >= 0.90", status="fail", measured=0.8, n=9, detail="missed by 0.1000"),
-        GateResult(rule="auroc of best >= 0.70", status="pass", measured=0.8, n=9, detail="met with 0.1000"),
+        GateResult(
+            rule="accuracy of best >= 0.90",
+            status="fail" if blocking else "warn",
+            blocking=blocking,
+            measured=0.8,
+            n=9,
+            detail="missed by 0.1000",
+        ),
+        GateResult(
+            rule="auroc of best >= 0.70", status="pass", blocking=False, measured=0.8, n=9, detail="met with 0.1000"
+        ),
     ]
     fields: dict[str, Any] = {
         "name": "trial",
@@ -106,8 +116,27 @@ def make_audit(verdict: str, **changes: Any) -> Audit:
         "contest": Contest(rule="", original_clean=0.9, original_worst=0.5, contestants=[], recommended=None),
         "health": None,
         "metrics": [],
-        "gate": rules if verdict == "fail" else [],
-        "provenance": {},
+        "declared": Declared(),
+        "data": DataSummary(classes=[]),
+        "deidentified": False,
+        "min_n": 10,
+        "confidence": 0.95,
+        "gate": rules if verdict in ("fail", "conditional") else [],
+        "provenance": Provenance(
+            config_text="",
+            arch="local:small_cnn",
+            weights_sha256="0",
+            dataset=DatasetNote(fingerprint="0", skipped=0, classes=[], splits={}),
+            seed=0,
+            device="cpu",
+            machine="",
+            versions={},
+            stages=[],
+            commands=[],
+            worlds=[],
+            attacked_by="nothing",
+            created="",
+        ),
     }
     return Audit(**fields | changes)
 

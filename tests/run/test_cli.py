@@ -17,6 +17,7 @@ import fake_stages
 import pandas as pd
 import pytest
 
+from pipeline.config import load_config
 from pipeline.errors import DataError
 from pipeline.run import main
 from pipeline.run.cli import console, explain, make_parser
@@ -88,6 +89,47 @@ def test_failed_gate_ends_with_3_also_when_everything_is_fresh(command, fake, st
         assert code == 3
         assert "FAIL, 1 of 2 rules passed" in out
         assert err.startswith("error: the gate failed, 1 of 2 rules did not pass:\n  accuracy of best >= 0.90: fail")
+
+
+@pytest.mark.parametrize("stage", ["run", "report"])
+def test_a_conditional_verdict_ends_with_0_and_is_said_loudly(command, fake, stage):
+    fake.verdict = "conditional"
+    for _ in range(2):
+        code, out, err = command(stage)
+        assert code == 0
+        assert "CONDITIONAL, 1 of 2 rules passed, 1 warning" in out
+        assert err == (
+            "WARNING: the verdict is CONDITIONAL, 1 of 2 rules are not met, none of which blocks:\n"
+            "  accuracy of best >= 0.90: warn, missed by 0.1000\n"
+        )
+
+
+@pytest.mark.parametrize("stage", ["run", "report"])
+def test_the_option_for_an_earlier_audit_is_the_setting(command, fake, make_config, tmp_path, stage):
+    # quotes, spaces, and letters beyond the first plane of Unicode
+    file = tmp_path / "release 'one': 😀.json"
+    file.write_text("first")
+    assert command(stage, "--baseline", str(file))[0] == 0
+    config = load_config(tmp_path / "artifacts" / "trial" / "config.yaml")
+    assert config.report.baseline == str(file)
+    assert {each.state for each in status(config)} == {"fresh"}
+    fake.take()
+    file.write_text("second")
+    command(stage, "--baseline", str(file))
+    assert fake.take() == ["report"]
+
+
+def test_an_earlier_audit_that_is_not_there_ends_with_2(command, fake):
+    code, _, err = command("run", "--baseline", "gone.json")
+    assert code == 2
+    assert "report.baseline: gone.json: no such file" in err
+    assert fake.take() == []
+
+
+@pytest.mark.parametrize("stage", [name for name in COMMANDS if name not in ("run", "report")])
+def test_only_what_writes_a_report_compares_with_an_earlier_audit(stage):
+    with pytest.raises(SystemExit):
+        make_parser(stage).parse_args(["--config", "a.yaml", "--baseline", "b.json"])
 
 
 def test_failed_gate_does_not_concern_other_stages(command, fake):

@@ -327,3 +327,21 @@ def forget_key(context, stage: str) -> None:
 def test_without_an_earlier_run_keys_are_as_if_there_were_no_such_setting(fake, make_config):
     parts = {each.stage: each.parts for each in status(make_config())}
     assert not {"earlier", "earlier_masks"} & {name for each in parts.values() for name in each}
+
+
+def test_another_earlier_audit_makes_only_the_report_stale(fake, make_config, tmp_path):
+    file = tmp_path / "audit.json"
+    file.write_text("first")
+    config = make_config(**EXPLICIT | {"report": {"baseline": str(file)}})
+    run_stages(config, "run")
+    assert not_fresh(config) == {}
+    os.utime(file, ns=(0, 0))
+    assert not_fresh(config) == {}, "contents count"
+    file.write_text("other")
+    assert not_fresh(config) == {"report": "the earlier audit changed (report.baseline)"}
+    file.unlink()
+    assert not_fresh(config) == {"report": "the earlier audit changed (report.baseline)"}
+
+
+def test_without_an_earlier_audit_the_key_is_as_if_there_were_no_such_setting(fake, make_config):
+    assert not any("baseline" in each.parts for each in status(make_config()))

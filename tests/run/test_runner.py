@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_stages import read_result
+from fake_stages import make_audit, read_result
 
 from pipeline.config import load_config
 from pipeline.errors import BusyError, ConfigError, DataError, GateFailed, StoreError
 from pipeline.run import run_audit
 from pipeline.run import runner as runner_module
-from pipeline.run.runner import check_gate, read_audit, resolve_device, run_directory, run_stages, status
+from pipeline.run.runner import check_gate, conditions, read_audit, resolve_device, run_directory, run_stages, status
 from pipeline.run.stages import STAGE_NAMES
 from pipeline.workspace.progress import SilentReporter
 
@@ -371,6 +371,53 @@ def test_failed_gate_lists_the_rules_that_did_not_pass(fake, make_config):
         "the gate failed, 1 of 2 rules did not pass:",
         "  accuracy of best >= 0.90: fail, missed by 0.1000",
     ]
+
+
+def test_rules_that_do_not_block_are_told_after_those_that_do(fake):
+    gate = make_audit("fail").gate
+    extra = [
+        gate[0].model_copy(update={"rule": "a", "status": "not_run", "blocking": False, "detail": "absent"}),
+        gate[0].model_copy(update={"rule": "b", "status": "not_run", "detail": "too few"}),
+    ]
+    with pytest.raises(GateFailed) as caught:
+        check_gate(make_audit("fail", gate=[*extra, *gate]))
+    assert str(caught.value).splitlines() == [
+        "the gate failed, 2 of 4 rules did not pass:",
+        "  b: not run, too few",
+        "  accuracy of best >= 0.90: fail, missed by 0.1000",
+        "not met either, without failing the gate:",
+        "  a: not run, absent",
+    ]
+
+
+@pytest.mark.parametrize("verdict", ["pass", "no_gate", "conditional"])
+def test_only_the_verdict_fail_fails(fake, verdict):
+    assert check_gate(make_audit(verdict)) is None
+    assert bool(conditions(make_audit(verdict))) == (verdict == "conditional")
+
+
+# Earlier audits
+
+
+@pytest.mark.parametrize("until", ["report", "run"])
+def test_an_earlier_audit_that_is_not_there_is_refused_before_anything_runs(fake, make_config, tmp_path, until):
+    config = make_config(report={"baseline": str(tmp_path / "gone.json")})
+    with pytest.raises(ConfigError, match="report.baseline: .*gone.json: no such file"):
+        run_stages(config, until)
+    assert fake.take() == []
+    run_stages(config, "train")
+    assert fake.take() == ["train"]
+
+
+def test_a_run_is_not_compared_with_itself(fake, make_config, tmp_path):
+    audit = run_stages(make_config(), "run").directory.root / "report/audit.json"
+    fake.take()
+    with pytest.raises(ConfigError, match="is what this run writes.*--set name="):
+        run_stages(make_config(report={"baseline": str(audit)}), "report")
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(audit.read_bytes())
+    run_stages(make_config(report={"baseline": str(copy)}), "report")
+    assert fake.take() == ["report"]
 
 
 def test_device_is_asked_for_only_when_something_runs(fake, make_config, monkeypatch):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
 from fake_stages import make_audit
 
 from pipeline.run.summary import summarize
-from pipeline.workspace.records import Bias, CavSummary, Finding, Metric
+from pipeline.workspace.records import BaselineComparison, BaselineRow, Bias, CavSummary, Finding, GateResult, Metric
 
 FINDING = Finding(
     id="spray-3-a1b2",
@@ -40,7 +41,7 @@ def metric(model: str, world: str, name: str, value: float, subgroup: str = "all
 
 def lines(**changes) -> dict[str, str]:
     found = summarize(make_audit(changes.pop("verdict", "no_gate"), **changes), Path("artifacts/trial"))
-    assert len(found) == 6
+    assert len(found) == (7 if "baseline" in changes else 6)
     return {line[:20].strip(): line[20:].strip() for line in found}
 
 
@@ -100,3 +101,36 @@ def test_best_ranked_finding_is_on_top_also_without_samples():
     first = FINDING.model_copy(update={"id": "neurons-1", "sample_ids": [], "neuron_ids": [4, 5, 6]})
     assert lines(findings=[second, first])["top finding"].startswith("neurons-1 ")
     assert lines(findings=[second, first])["top finding"].endswith("3 neurons; not accepted")
+
+
+def gate(*statuses: str) -> list[GateResult]:
+    return [GateResult(rule="r", status=status, blocking=False) for status in statuses]
+
+
+def test_what_did_not_pass_is_counted_by_kind():
+    statuses = ("pass", "warn", "warn", "not_run", "error")
+    expected = "CONDITIONAL, 1 of 5 rules passed, 2 warnings, 1 without a usable figure, 1 not run"
+    assert lines(gate=gate(*statuses), verdict="conditional")["gate"] == expected
+    assert lines(gate=gate("warn"), verdict="conditional")["gate"] == "CONDITIONAL, 0 of 1 rules passed, 1 warning"
+    assert lines(gate=gate("pass"), verdict="pass")["gate"] == "PASS, 1 of 1 rules passed"
+
+
+@pytest.mark.parametrize(("same_data", "end"), [(True, "since release-1"), (False, "since release-1, on other data")])
+def test_with_an_earlier_audit_what_regressed_is_counted(same_data, end):
+    rows = [
+        BaselineRow(
+            model="best", world="asis", subgroup="all", metric="f1", before=0, after=0, lower=0, upper=0, status=status
+        )
+        for status in ("regressed", "improved", "unclear", "regressed")
+    ]
+    earlier = BaselineComparison(
+        name="release-1",
+        digest="0",
+        weights_sha256="0",
+        verdict="pass",
+        same_data=same_data,
+        rows=rows,
+        only_before=0,
+        only_now=0,
+    )
+    assert lines(baseline=earlier)["baseline"] == f"2 of 4 figures regressed, 1 improved, {end}"
