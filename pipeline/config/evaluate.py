@@ -30,7 +30,7 @@ class OperatingPointConfig(Section):
 class PerturbationConfig(Section):
     """Whether what heatmaps call relevant is: cells of the image are blanked in their order (AOPC)."""
 
-    samples: int = Field(32, ge=0, description="test samples; 0 leaves it out")
+    samples: int = Field(24, ge=0, description="test samples; 0 leaves it out")
     grid: int = Field(7, ge=2, le=64, description="cells along each side of the image")
     steps: int | None = Field(None, ge=1, description="cells that are blanked; left out: half of them")
     fills: list[Fill] = Field(["mean", "blur"], min_length=1)

@@ -87,26 +87,6 @@ def changed_predictions(
     }
 
 
-def flip_rate_elsewhere(
-    before: np.ndarray, after: np.ndarray, *, confidence: float, resamples: int, seed: int
-) -> Interval:
-    """Return the share of predictions that change when a region of the same shape elsewhere is treated alike.
-
-    What exceeds it in the flip rate of the artifact is the artifact's doing, the rest that of pasting or filling.
-
-    Args:
-        before: logits `[N, K]` of the samples as they are.
-        after: logits `[P, N, K]` of the same samples in the control.
-        confidence, resamples, seed: see `mean_of_shares`.
-
-    Raises:
-        ValueError: the shapes do not belong together.
-    """
-    _require_fitting(before, after)
-    flips = after.argmax(2) != before.argmax(1)
-    return mean_of_shares(flips, confidence=confidence, resamples=resamples, seed=seed)
-
-
 def paste_seam(views: list[PastedView], rows: np.ndarray, *, confidence: float, resamples: int, seed: int) -> Interval:
     """Return the step of color across the border of what was pasted, over that across the same border in the donors.
 

@@ -23,15 +23,14 @@ from pipeline.workspace import pictures
 from pipeline.workspace.records import Bias, EvaluationPicture, Metric
 from pipeline.workspace.stage import StageContext
 
-from .causal import Direction, flip_rate_elsewhere, intervention, paste_seam
+from .causal import Direction, intervention, paste_seam
 from .explanations import evenly
 from .performance import Resampling
 from .pictures import Changes, intervention_sheet, predictions
 from .predictions import Predictions, predict_all
-from .rows import record, shown_models
+from .rows import AS_IT_IS, record, shown_models
 from .worlds import TestWorlds
 
-AS_IT_IS = "asis"
 CAPTIONS: dict[Direction, str] = {
     "inserted": "Test samples without {bias}, and the same with its localized region pasted in",
     "removed": "Test samples that show {bias}, and the same with the localized region filled in",
@@ -107,13 +106,18 @@ def _effects(
     controlled = len(elsewhere) > 0 and len(control_rows) > 0
     if controlled:
         untouched, control = _logits(test, models, elsewhere, control_rows, f"{direction} elsewhere")
+
+    def effect_of(before: np.ndarray, after: np.ndarray, rows: np.ndarray) -> dict[str, Interval]:
+        return intervention(before, after, labels[rows], bias.class_id, direction=direction, **options)
+
     metrics = []
     for name in models:
-        effect: dict[str, Interval] = intervention(
-            before[name], after[name], labels[rows], bias.class_id, direction=direction, **options
-        )
+        effect = effect_of(before[name], after[name], rows)
         if controlled:
-            effect["flip_rate_elsewhere"] = flip_rate_elsewhere(untouched[name], control[name], **options)
+            # what exceeds these is the artifact's doing, the rest that of pasting or filling
+            elsewhere_effect = effect_of(untouched[name], control[name], control_rows)
+            effect["flip_rate_elsewhere"] = elsewhere_effect["flip_rate"]
+            effect["relative_logit_shift_elsewhere"] = elsewhere_effect["relative_logit_shift"]
         metrics += [record(name, direction, bias.id, metric, interval) for metric, interval in effect.items()]
     return metrics
 

@@ -12,6 +12,8 @@ from pipeline.workspace.records import Contestant, Metric
 
 ORIGINAL = "original"
 """The model under audit, as rows name it."""
+AS_IT_IS = "asis"
+"""The world that the model was trained on, as rows name it."""
 Model = TypeVar("Model")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.concepts.corrected import differs, load_corrected
 from pipeline.data.checks import require_column
+from pipeline.data.dataset import AuditDataset
 from pipeline.data.memory import split_indices
 from pipeline.data.open import open_world
 from pipeline.errors import PipelineError
@@ -25,7 +26,7 @@ from .operating_points import operating_point, positive_class
 from .paired import adjusted, paired_metrics
 from .performance import Resampling, performance
 from .predictions import Predictions, predict_all
-from .rows import ORIGINAL, by_method, held_back, record
+from .rows import AS_IT_IS, ORIGINAL, by_method, held_back, record
 from .truth import detection_metrics
 from .worlds import TestWorlds, open_worlds
 
@@ -49,7 +50,7 @@ def run(context: StageContext) -> None:
         "evaluate/data.json",
         summarize_data(dataset, config.subgroups, context.config.data.split.group_column, reporter.say),
     )
-    predicted = _predict(context, models, worlds, rows, "models in all worlds")
+    predicted = _predict(context, models, worlds.views, rows, "models in all worlds")
     metrics = _performance(context, worlds, predicted, rows, positive, models, resampling)
     explaining = Explaining(context, worlds, rows, biases, resampling)
     metrics += explain_models(explaining, models, contest.recommended)
@@ -89,11 +90,15 @@ def _methods(contest: Contest) -> list[str]:
 
 
 def _predict(
-    context: StageContext, models: dict[str, AuditModel], worlds: TestWorlds, rows: np.ndarray, label: str
+    context: StageContext,
+    models: dict[str, AuditModel],
+    views: dict[str, AuditDataset],
+    rows: np.ndarray,
+    label: str,
 ) -> Predictions:
     return predict_all(
         models,
-        worlds.views,
+        views,
         rows,
         batch_size=context.config.evaluate.batch_size,
         device=context.device,
@@ -117,10 +122,9 @@ def _performance(
     points = dict.fromkeys(models)
     if positive is not None:
         validation = split_indices(dataset, "val")
-        asis = TestWorlds(dataset, {"asis": dataset}, None, worlds.attacked_by, "asis")
-        scored = _predict(context, models, asis, validation, "models on validation")
+        scored = _predict(context, models, {AS_IT_IS: dataset}, validation, "models on validation")
         for name in models:
-            logits = scored[name]["asis"]
+            logits = scored[name][AS_IT_IS]
             points[name] = operating_point(config.operating_point, positive, logits, labels[validation])
     metrics: list[Metric] = []
     for name in context.reporter.track(models, "intervals"):

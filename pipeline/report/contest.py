@@ -42,6 +42,11 @@ def shown_models(audit: Audit) -> list[str]:
     return [ORIGINAL, *(each.id for each in _leading(audit))]
 
 
+def front_models(audit: Audit) -> list[str]:
+    """Return the chosen methods that no other one of the same seed beats in both figures of the choice."""
+    return [each.id for each in _leading(audit) if each.on_front]
+
+
 def contest_rows(audit: Audit) -> tuple[list[ContestRow], list[ContestRow]]:
     """Return the chosen method of every family, and all others: members of grids that lost, and further seeds."""
     methods = {method.id: method for method in audit.methods}
@@ -52,7 +57,10 @@ def contest_rows(audit: Audit) -> tuple[list[ContestRow], list[ContestRow]]:
     }
     rows = [
         ContestRow(
-            each, methods[each.id], seeds[each.family], harm(audit.metrics, each.id) if each.id in leading else None
+            each,
+            methods[each.id],
+            seeds[each.family],
+            harm(audit.metrics, each.id, audit.min_n) if each.id in leading else None,
         )
         for each in audit.contest.contestants
         if each.id in methods
@@ -60,10 +68,10 @@ def contest_rows(audit: Audit) -> tuple[list[ContestRow], list[ContestRow]]:
     return [row for row in rows if row.harm is not None], [row for row in rows if row.harm is None]
 
 
-def harm(metrics: list[Metric], model: str) -> Harm:
-    """Compare a corrected model with the original on samples without the artifact."""
-    index = MetricIndex(metrics)
-    world = "clean" if any(row.world == "clean" and row.model != PIPELINE for row in metrics) else "asis"
+def harm(metrics: list[Metric], model: str, min_n: int = 0) -> Harm:
+    """Compare a corrected model with the original on samples without the artifact; classes on too few do not count."""
+    index = MetricIndex(metrics, min_n)
+    world = without_artifact(metrics)
 
     def change(subgroup: str, metric: str) -> float | None:
         before, after = (index.find(name, world, subgroup, metric) for name in (ORIGINAL, model))
@@ -79,6 +87,11 @@ def harm(metrics: list[Metric], model: str) -> Harm:
         changes[worst] if worst else None,
         change("all", "calibration_error"),
     )
+
+
+def without_artifact(metrics: list[Metric]) -> str:
+    """Return the world that shows what a correction costs: "clean", or "asis" where no artifact was planted."""
+    return "clean" if any(row.world == "clean" and row.model != PIPELINE for row in metrics) else "asis"
 
 
 def _leading(audit: Audit) -> list[Contestant]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..workspace.records import Audit, Bias, Finding, GateResult, Metric, SearchedAgain
 from .tables import ORIGINAL, PIPELINE, MetricIndex
 
-REMOVING, PASTING = "filling it in", "pasting it into other images"
+REMOVING, PASTING = "removing it", "pasting it into others"
 ATTACK = {
     "planting": "with the artifact planted in every test image",
     "pasting": "with the localized region pasted into every test image",
@@ -135,6 +135,7 @@ def _removed(bias: Bias, index: MetricIndex) -> tuple[str, bool]:
     logit = index.find(ORIGINAL, "removed", bias.id, "relative_logit_shift")
     flips = index.find(ORIGINAL, "removed", bias.id, "flip_rate")
     control = index.find(ORIGINAL, "removed", bias.id, "flip_rate_elsewhere")
+    logit_control = index.find(ORIGINAL, "removed", bias.id, "relative_logit_shift_elsewhere")
     parts = []
     if logit:
         parts.append(_logit_text(logit, bias.class_name))
@@ -142,7 +143,8 @@ def _removed(bias: Bias, index: MetricIndex) -> tuple[str, bool]:
         parts.append(f"changes {percent(flips.value)} of predictions")
     if not parts:
         return "", False
-    clear = bool((logit and logit.upper < 0) or (flips and _beyond(flips, control)))
+    falls = logit is not None and logit.upper < min(0.0, logit_control.lower if logit_control else 0.0)
+    clear = falls or bool(flips and _beyond(flips, control))
     return f"{REMOVING} {' and '.join(parts)} {_samples(flips or logit, control)}", clear
 
 
@@ -182,7 +184,7 @@ def _share_text(row: Metric, digits: int = 0) -> str:
 
 def _samples(row: Metric, control: Metric | None) -> str:
     """Return the number of samples, and what share of predictions the same change elsewhere in the image flips."""
-    return f"(n = {row.n}, elsewhere in the image {percent(control.value)})" if control else f"(n = {row.n})"
+    return f"(n = {row.n}; the same done elsewhere: {percent(control.value)})" if control else f"(n = {row.n})"
 
 
 def _nothing(findings: list[Finding]) -> list[str]:

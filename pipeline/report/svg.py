@@ -98,7 +98,7 @@ def interval_plot(
         height = gap + line * len(members)
         if position % 2 == 0:
             body.append(f'<rect x="0" y="{y:.1f}" width="{width}" height="{height}" fill="{BAND}"/>')
-        body.append(_text(left - 10, y + height / 2 + 4, label, anchor="end", weight=600, shorten=True))
+        body.append(_text(left - 10, y + height / 2 + 4, _short(label), anchor="end", weight=600, tip=label))
         for index, (interval, group) in enumerate(members):
             center = y + gap / 2 + line * (index + 0.5)
             body.append(_dot_and_interval(interval, label, group, styles[group], to_x, center, left, width))
@@ -124,6 +124,7 @@ def trade_off_plot(
     y_label: str = "accuracy, attacked test set",
     reference: str | None = "original",
     best: str | None = None,
+    names: Mapping[str, str] | None = None,
     width: int = 620,
     height: int = 430,
 ) -> str:
@@ -136,6 +137,7 @@ def trade_off_plot(
         y_label: what the vertical axis shows.
         reference: the label of the model under audit, drawn as a diamond.
         best: the label of the best correction, drawn with a ring.
+        names: label -> what stands at its point instead, such as a number.
         width: of the drawing in SVG units.
         height: of the drawing in SVG units.
     """
@@ -154,12 +156,12 @@ def trade_off_plot(
         tip = f"{label}: {x_label} {_figures(x)}; {y_label} {_figures(y)}"
         content.append(_marker(to_x(x.value), to_y(y.value), _point_style(label, reference), tip))
     centers = [(to_x(x.value), to_y(y.value)) for _, x, y in shown]
-    names = [_short(label) for label, _, _ in shown]
+    texts = [_short((names or {}).get(label, label)) for label, _, _ in shown]
     lines = [_cross_box(x, y, to_x, to_y) for _, x, y in shown]
-    boxes = place_labels(centers, names, area, obstacles=[box for pair in lines for box in pair])
-    for (label, _, _), center, box in zip(shown, centers, boxes, strict=True):
+    boxes = place_labels(centers, texts, area, obstacles=[box for pair in lines for box in pair])
+    for (label, _, _), text, center, box in zip(shown, texts, centers, boxes, strict=True):
         content.append(_leader(center, box))
-        content.append(_text(box.left + 2, box.bottom - 4, label, weight=600 if label == best else 400, shorten=True))
+        content.append(_text(box.left + 2, box.bottom - 4, text, weight=600 if label == best else 400, tip=label))
     if missing:
         content.append(_text(area.left, height - 2, "not measured: " + ", ".join(missing), color=MUTED))
     return _svg(width, height + (6 if missing else 0), title, content)
@@ -277,7 +279,7 @@ def _dot_and_interval(interval, label, group, style: Style, to_x, y: float, left
         return _text(left + 6, y + 4, f"{group}: not measured", color=MUTED)
     line = _segment(to_x, interval.lower, interval.upper, y, style.color)
     marker = _marker(to_x(interval.value), y, style, f"{label}, {group}: {_figures(interval)}")
-    return line + marker + _text(width - 8, y + 4, f"{interval.value:.3f}", anchor="end", color=style.color)
+    return line + marker + _text(width - 8, y + 4, f"{interval.value:.3f}", anchor="end", weight=600)
 
 
 def _segment(to_x, lower: float, upper: float, y: float, color: str) -> str:
@@ -371,12 +373,11 @@ def _short(label: str) -> str:
     return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
 
 
-def _text(x: float, y: float, text: str, *, anchor="start", color=INK, weight=400, shorten: bool = False) -> str:
-    shown = _short(text) if shorten else text
-    tip = f"<title>{escape(text)}</title>" if shown != text else ""
+def _text(x: float, y: float, text: str, *, anchor="start", color=INK, weight=400, tip: str = "") -> str:
+    hover = f"<title>{escape(tip)}</title>" if tip not in ("", text) else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}" font-weight="{weight}">'
-        f"{escape(shown)}{tip}</text>"
+        f"{escape(text)}{hover}</text>"
     )
 
 

@@ -142,7 +142,7 @@ class _Ranking:
         last = _last_of_equal(scores)[self.positives]
         self.last = last
         # of the positives, the last one whose score is equal
-        self.last_positive = np.arange(len(last))
+        self.last_positive = np.searchsorted(self.positives, last, side="right") - 1
 
     def average_precision(self, counts: np.ndarray) -> np.ndarray:
         """Return the average precision `[R]` where samples occur `counts` times `[R, N]`; nan without positives."""

@@ -201,6 +201,12 @@ METRICS: dict[str, MetricEntry] = {
     "accuracy_change": MetricEntry(
         "Change of accuracy", "causal", "none", "accuracy with the intervention minus without, on the same samples"
     ),
+    "relative_logit_shift_elsewhere": MetricEntry(
+        "Relative logit shift, control",
+        "causal",
+        "none",
+        "the relative logit shift when a region of the same shape elsewhere in the image is treated alike",
+    ),
     "flip_rate_elsewhere": MetricEntry(
         "Flip rate, control",
         "causal",

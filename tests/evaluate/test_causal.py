@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from pipeline.data.memory import ArrayDataset, make_table
 from pipeline.data.pasted import PastedView
-from pipeline.evaluate.causal import flip_rate_elsewhere, intervention, mean_of_shares, paste_seam, ratio_of_sums
+from pipeline.evaluate.causal import intervention, mean_of_shares, paste_seam, ratio_of_sums
 from pipeline.statistics import bootstrap, wilson
 from pipeline.workspace.metric_catalogue import METRICS
 
@@ -99,13 +99,6 @@ def test_no_change_at_all_is_no_certainty():
     reach = wilson(0, 4).upper
     assert found["accuracy_change"] == (0, -reach, reach, 4)
     assert mean_of_shares(np.ones((3, 8), bool), **OPTIONS) == wilson(8, 8)
-
-
-def test_the_control_is_the_flip_rate_of_its_own_logits():
-    after = np.stack([logits_of(0, 1, 2, 2), logits_of(0, 1, 2, 1)])
-    found = flip_rate_elsewhere(BEFORE, after, **OPTIONS)
-    assert found.value == pytest.approx(1 / 8) and found.n == 4
-    assert found == inserted(BEFORE, after)["flip_rate"]
 
 
 @pytest.mark.parametrize(

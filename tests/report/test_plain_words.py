@@ -79,8 +79,8 @@ def test_the_first_line_is_the_verdict(lines, gate, verdict, sentence):
 
 def test_a_bias_is_told_with_its_size_and_what_it_does(lines):
     assert lines([PREVALENCE, LOGIT, FLIPS, TURNED])[1] == (
-        "The model leans on bias b-8-glyph (class 8, 12 % of its training images): filling it in lowers the logit of 8 "
-        "by 38 % [31, 45] and changes 21 % of predictions (n = 83); pasting it into other images turns "
+        "The model leans on bias b-8-glyph (class 8, 12 % of its training images): removing it lowers the logit of 8 "
+        "by 38 % [31, 45] and changes 21 % of predictions (n = 83); pasting it into others turns "
         "64 % of them into 8 (n = 500)."
     )
 
@@ -88,9 +88,15 @@ def test_a_bias_is_told_with_its_size_and_what_it_does(lines):
 @pytest.mark.parametrize(
     ("metrics", "text"),
     [
-        ([LOGIT], "The model leans on bias b-8-glyph (class 8): filling it in lowers the logit of 8 by 38 % [31, 45] "),
-        ([FLIPS], "The model leans on bias b-8-glyph (class 8): filling it in changes 21 % of predictions "),
-        ([TURNED], "The model leans on bias b-8-glyph (class 8): pasting it into other images turns 64 % "),
+        (
+            [LOGIT],
+            "The model leans on bias b-8-glyph (class 8): removing it lowers the logit of 8 by 38 % [31, 45] ",
+        ),
+        (
+            [FLIPS],
+            "The model leans on bias b-8-glyph (class 8): removing it changes 21 % of predictions ",
+        ),
+        ([TURNED], "The model leans on bias b-8-glyph (class 8): pasting it into others turns 64 % "),
         ([PREVALENCE], "Bias b-8-glyph (class 8, 12 % of its training images) was found; what it does to predictions"),
     ],
 )
@@ -109,10 +115,10 @@ def test_a_figure_that_was_left_out_is_not_told(lines):
 
 def test_a_logit_that_rises_and_one_that_does_not_move_are_told_as_such(lines):
     rising = row("relative_logit_shift", 0.2, 0.1, 0.3)
-    assert "filling it in raises the logit of 8 by 20 % [10, 30]" in lines([rising])[1]
+    assert "removing it raises the logit of 8 by 20 % [10, 30]" in lines([rising])[1]
     still = row("relative_logit_shift", -0.02, -0.06, 0.03)
     assert lines([still])[1] == (
-        "No clear effect of bias b-8-glyph (class 8) on the predictions: filling it in makes no clear change of the "
+        "No clear effect of bias b-8-glyph (class 8) on the predictions: removing it makes no clear change of the "
         "logit of 8 (-2 % [-6, 3]) (n = 83)."
     )
 
@@ -122,9 +128,13 @@ def test_a_model_that_reacts_to_any_region_alike_does_not_lean_on_the_bias(lines
     assert lines([FLIPS])[1].startswith("The model leans on")
     told = lines([FLIPS, elsewhere])[1]
     assert told.startswith("No clear effect")
-    assert "(n = 83, elsewhere in the image 19 %)" in told
+    assert "(n = 83; the same done elsewhere: 19 %)" in told
     little = row("flip_rate_elsewhere", 0.02, 0.0, 0.05)
     assert lines([FLIPS, little])[1].startswith("The model leans on")
+    falling = row("relative_logit_shift_elsewhere", -0.3, -0.4, -0.2)
+    assert lines([LOGIT])[1].startswith("The model leans on")
+    assert lines([LOGIT, falling])[1].startswith("No clear effect"), "any region lowers the logit as much"
+    assert lines([LOGIT, row("relative_logit_shift_elsewhere", -0.1, -0.2, 0)])[1].startswith("The model leans on")
     # pasting: the control counts every change, so every change is held against it
     rows = [TURNED, row("flip_rate", 0.7, 0.6, 0.8, world="inserted")]
     assert lines([*rows, row("flip_rate_elsewhere", 0.7, 0.6, 0.8, world="inserted")])[1].startswith("No clear effect")
@@ -221,7 +231,7 @@ def test_severity_names_prevalence_effect_and_declared_harm_and_multiplies_nothi
     audit = build_audit(metrics=[PREVALENCE, FLIPS])
     found = severity(audit, audit.biases[0])
     assert (found.prevalence, found.effect, found.harm) == (0.12, 0.21, "high")
-    assert found.text == "prevalence 12 %, filling it in changes 21 % of predictions, harm: high"
+    assert found.text == "prevalence 12 %, removing it changes 21 % of predictions, harm: high"
     assert severity(audit, audit.biases[1]).text == (
         "prevalence not measured, effect on predictions not measured, harm: not declared"
     )
@@ -231,7 +241,7 @@ def test_severity_takes_what_pasting_does_where_filling_in_was_not_measured(buil
     flips = FLIPS.model_copy(update={"world": "inserted", "value": 0.64})
     nothing = FLIPS.model_copy(update={"value": math.nan})
     audit = build_audit(metrics=[flips, nothing])
-    assert "pasting it into other images changes 64 % of predictions" in severity(audit, audit.biases[0]).text
+    assert "pasting it into others changes 64 % of predictions" in severity(audit, audit.biases[0]).text
     assert severity(audit, audit.biases[0]).prevalence is None
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.report.contest import contest_rows, harm, shown_models
+from pipeline.report.contest import contest_rows, front_models, harm, shown_models
 
 
 def with_more(audit, **changes):
@@ -20,6 +20,10 @@ def with_more(audit, **changes):
 
 def test_tables_compare_the_original_with_one_of_every_family(audit):
     assert shown_models(with_more(audit)) == ["original", "fine_tune", "rrr", "rr_clarc", "p_clarc", "isnet"]
+
+
+def test_the_front_holds_chosen_methods_alone(audit):
+    assert front_models(with_more(audit)) == ["fine_tune", "rr_clarc"]
 
 
 def test_further_seeds_and_losers_stand_by_themselves(audit):
@@ -59,3 +63,13 @@ def test_without_a_clean_world_harm_is_measured_as_it_is_and_may_be_unknown(buil
     found = harm(rows, "mine")
     assert (found.world, found.worst_class, found.class_change, found.calibration) == ("asis", None, None, None)
     assert found.accuracy == pytest.approx(-0.1)
+
+
+def test_a_class_on_too_few_samples_is_never_the_most_harmed(build_metric):
+    rows = [
+        build_metric(model, "asis", "class_accuracy", value, n=n, subgroup=f"class={name}")
+        for name, n, lost in (("few", 4, 0.9), ("many", 40, 0.1))
+        for model, value in (("original", 0.95), ("mine", 0.95 - lost))
+    ]
+    assert harm(rows, "mine", min_n=10).worst_class == "many"
+    assert harm(rows, "mine").worst_class == "few"

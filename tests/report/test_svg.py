@@ -105,6 +105,29 @@ def test_trade_off_plot_has_one_labelled_point_per_model_in_the_right_place(buil
     assert place["better"][1] < place["worse"][1]
 
 
+def test_points_with_a_number_show_it_and_tell_their_name_when_pointed_at(build_metric):
+    points = [(name, build_metric(value=0.9), build_metric(value=0.5)) for name in ("original", "first", "second")]
+    svg = parse(trade_off_plot(points, title="t", names={"first": "1", "second": "2"}))
+    texts = {text.text: text.findtext("title") for text in svg.iter("text")}
+    assert {"original", "1", "2"} <= texts.keys() and not {"first", "second"} & texts.keys()
+    assert (texts["1"], texts["2"], texts["original"]) == ("first", "second", None)
+
+
+def test_numbers_of_twenty_six_points_cover_neither_each_other_nor_a_point(build_metric):
+    points = [
+        (f"m{i}", build_metric(value=0.9 + 0.003 * (i % 6)), build_metric(value=0.95 - 0.004 * (i % 7)))
+        for i in range(26)
+    ]
+    svg = parse(trade_off_plot(points, title="t", names={f"m{i}": str(i) for i in range(26)}))
+    boxes = [
+        Box(float(text.get("x")) - 2, float(text.get("y")) - 12, float(text.get("x")) + 14, float(text.get("y")) + 4)
+        for text in svg.iter("text")
+        if text.find("title") is not None
+    ]
+    assert len(boxes) == 26
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
 def test_a_model_without_figures_is_named_below_the_trade_off_plot(build_metric):
     nan = build_metric().model_copy(update={"value": math.nan})
     text = trade_off_plot([("a", build_metric(), build_metric()), ("lost", build_metric(), nan)], title="t")

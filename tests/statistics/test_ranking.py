@@ -98,6 +98,16 @@ def test_the_mean_over_one_class_has_its_value_and_classes_without_positives_are
     assert found.value == pytest.approx(expected) and 0 <= found.lower <= found.value <= found.upper <= 1
 
 
+def test_class_ids_keep_the_sizes_of_the_classes_in_every_resample_and_flags_do_not():
+    # of equal scores the average precision is the share of the class
+    labels = np.repeat([0, 1, 2], [5, 10, 15])
+    flags = labels[:, None] == np.arange(3)
+    scores = np.where([True, False, False], 0.0, flags)
+    kept, free = (macro_average_precision(scores, each, resamples=100) for each in (labels, flags))
+    assert kept.lower == pytest.approx(kept.value) == kept.upper == pytest.approx((5 / 30 + 2) / 3)
+    assert free.value == kept.value and free.upper - free.lower > 0.02
+
+
 def test_means_over_no_class_and_of_nan_are_nan():
     scores = np.zeros((3, 2))
     assert math.isnan(macro_average_precision(scores, np.zeros((3, 2))).value)
