@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import types
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,8 +109,10 @@ def finished(tmp_path_factory) -> Trial:
         writer = csv.writer(file)
         writer.writerow(("id", "file", "shape", "part"))
         for index, row in enumerate(dataset.table.itertuples()):
-            Image.fromarray(dataset.pixels[index, 0]).save(trial.image(row.id))
-            writer.writerow((row.id, f"{row.id}.png", tiny.CLASSES[row.label], row.split))
+            # every third name could run in a page that does not escape it
+            name = f"<script>{row.id}" if index % 3 == 1 else row.id
+            Image.fromarray(dataset.pixels[index, 0]).save(trial.image(name))
+            writer.writerow((name, f"{name}.png", tiny.CLASSES[row.label], row.split))
     trial.write_config()
     assert trial.run()[::2] == (0, "")
     return trial
@@ -312,6 +315,14 @@ def test_skipped_samples_are_counted_in_manifest_and_report(trial):
     assert any(text.startswith(warning) for text in audit.warnings)
     assert warning in (trial.root / "report/index.html").read_text()
     assert trial.run("data.on_bad_sample=skip").ran == []
+
+
+def test_names_of_files_cannot_run_in_the_report(finished):
+    page = (finished.root / "report/index.html").read_text()
+    assert "&lt;script&gt;s" in page and "<script" not in page
+    summary = (finished.root / "report/summary.md").read_text()
+    assert "<script" not in summary
+    ElementTree.parse(finished.root / "report/junit.xml")
 
 
 def test_nothing_but_bad_samples(trial):

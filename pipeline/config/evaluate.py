@@ -48,9 +48,7 @@ class EvaluateConfig(Section):
         256, ge=8, description="test samples on which relevance shares and TCAV are measured"
     )
     random_directions: int = Field(20, ge=5, description="control directions beside every TCAV")
-    placements: int = Field(
-        3, ge=1, le=16, description="donors and places of every paste"
-    )
+    placements: int = Field(3, ge=1, le=16, description="donors and places of every paste")
     perturbation: PerturbationConfig = PerturbationConfig()
     sanity_samples: int = Field(32, ge=0, description="test samples on which heatmaps are tested; 0 leaves it out")
     pictured_samples: int = Field(6, ge=0, le=24, description="test samples in every picture of heatmaps and pastes")

@@ -116,7 +116,7 @@ def test_allowed_keys_are_those_of_the_given_kind(tmp_path, change, section):
         ({"mitigate": {"methods": [{"kind": "rrr"}, {"kind": "rrr"}]}}, "mitigate: two methods share the id 'rrr'"),
         ({"mitigate": {"methods": [{"kind": "rrr", "id": "original"}]}}, "mitigate: 'original' is reserved"),
         ({"mitigate": None}, "mitigate: expected a section (got None); leave the key out to have the defaults."),
-        ({"report": {"gate": [{"metric": "accuracy"}]}}, "report.gate.0: give exactly one of at_least, at_most, worse_by_at_most."),
+        ({"report": {"gate": [{"metric": "accuracy"}]}}, "report.gate.0: give exactly one of at_least, "),
         (
             {"precompute": {"composite": "epsilon_plus_falt"}},
             "precompute.composite: 'epsilon_plus_falt' is not allowed. Did you mean 'epsilon_plus_flat'?",

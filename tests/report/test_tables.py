@@ -55,9 +55,9 @@ def test_where_no_direction_is_good_nothing_is_best_and_no_change_is_shown(build
     rows = [
         build_metric(model, name=name, value=value)
         for model, value in (("original", 0.2), ("a", 0.4))
-        for name in ("logit_shift", "mcnemar_p")
+        for name in ("relative_logit_shift", "mcnemar_p")
     ]
-    for name in ("logit_shift", "mcnemar_p"):
+    for name in ("relative_logit_shift", "mcnemar_p"):
         found = [cell(rows, ["original", "a"], "attacked", model, name) for model in ("original", "a")]
         assert not any(each.best for each in found)
         assert [each.change for each in found] == [None, None]

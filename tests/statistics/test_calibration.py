@@ -77,3 +77,20 @@ def test_the_seed_decides_the_interval_of_the_calibration_error():
     probabilities, y = probabilities_of(generator.uniform(0.8, 1, 90)), generator.integers(0, 2, 90)
     first, again, other = (calibration_error(probabilities, y, resamples=50, seed=seed) for seed in (1, 1, 2))
     assert first == again != other and first.lower > 0
+
+
+def test_what_resamples_lie_above_the_error_is_taken_off_once_above_and_twice_below():
+    generator = np.random.default_rng(5)
+    positive = generator.uniform(0.5, 1, 120)
+    y = (generator.random(120) < positive - 0.15).astype(int)
+    probabilities = probabilities_of(positive)
+    value = calibration_error(probabilities, y, resamples=1).value
+    drawn = []
+    for _ in range(600):
+        rows = generator.integers(0, 120, 120)
+        drawn.append(calibration_error(probabilities[rows], y[rows], resamples=1).value)
+    lower, upper = np.quantile(drawn, [0.025, 0.975])
+    excess = np.mean(drawn) - value
+    found = calibration_error(probabilities, y, resamples=4000)
+    assert excess > 0.015
+    assert found[1:3] == pytest.approx((lower - 2 * excess, upper - excess), abs=0.007)

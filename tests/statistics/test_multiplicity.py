@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.statistics import holm
@@ -18,6 +18,7 @@ def rejected(p_values: list[float], level: float) -> set[int]:
     return found
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, 0.001, 0.004, 0.011, 0.013, 0.02, 0.03, 0.2, 0.9, 1.0]), min_size=1, max_size=12))
 def test_adjusted_values_reject_what_the_procedure_rejects(p_values):
     adjusted = holm(np.array(p_values))
@@ -25,6 +26,7 @@ def test_adjusted_values_reject_what_the_procedure_rejects(p_values):
         assert set(np.flatnonzero(adjusted <= level)) == rejected(p_values, level)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), max_size=20))
 def test_adjusted_values_keep_the_order_and_lie_between_the_p_value_and_its_multiple(p_values):
     values = np.array(p_values)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 from sklearn.metrics import average_precision_score
@@ -23,6 +23,7 @@ def columns(rows: list[tuple[int, bool]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(scores, dtype=float), np.array(labels)
 
 
+@settings(deadline=None)
 @given(samples)
 def test_average_precision_equals_sklearn(rows):
     scores, labels = columns(rows)
@@ -90,6 +91,7 @@ def test_the_mean_over_classes_is_that_of_resamples_of_all_classes_at_once():
     assert loose[1:3] == pytest.approx(on_the_logit_scale(found.value, drawn, 30), abs=0.015)
 
 
+@settings(deadline=None)
 @given(samples)
 def test_the_mean_over_one_class_has_its_value_and_classes_without_positives_are_left_out(rows):
     scores, labels = columns(rows)
@@ -117,6 +119,7 @@ def test_means_over_no_class_and_of_nan_are_nan():
         macro_average_precision(np.zeros((3, 2)), np.array([0, 1, 2]))
 
 
+@settings(deadline=None)
 @given(samples)
 def test_kendalls_tau_equals_scipy_and_its_interval_is_that_of_the_auroc(rows):
     scores, labels = columns(rows)
