@@ -45,7 +45,7 @@ class EvaluateConfig(Section):
     min_n: int = Field(10, ge=1, description="figures on fewer samples are not given, only their number of samples")
     operating_point: OperatingPointConfig = OperatingPointConfig()
     relevance_samples: int = Field(
-        256, ge=8, description="test samples on which relevance shares and TCAV are measured"
+        256, ge=8, description="test samples on which relevance shares, TCAV and interventions are measured"
     )
     random_directions: int = Field(20, ge=5, description="control directions beside every TCAV")
     placements: int = Field(3, ge=1, le=16, description="donors and places of every paste")

@@ -50,6 +50,11 @@ class Held:
     artifact: list[np.ndarray | None]
     region: list[np.ndarray | None]
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether an artifact or a region of interest is known in any of them."""
+        return any(mask is not None for mask in (*self.artifact, *self.region))
+
     def first(self, count: int) -> Held:
         """Return at most so many of them, evenly spread."""
         places = evenly(len(self.rows), count)
@@ -147,12 +152,13 @@ def explain_models(explaining: Explaining, models: Mapping[str, AuditModel], pre
     metrics: list[Metric] = []
     for name, model in explaining.context.reporter.track(models.items(), "explanations", total=len(models)):
         for world, held in explaining.held.items():
-            relevance = relevance_of(model, held.x, held.y, explaining.composite, explaining.device)
-            metrics += _shares(explaining, name, world, relevance, held)
+            if held.has_masks:
+                metrics += _shares(explaining, name, model, world, held)
             if world == "attacked":
                 metrics += _blanked_artifact(explaining, name, model, held)
             if world == "asis" and name in shown_models(models, preferred):
-                metrics += _beliefs(explaining, name, model, relevance, held)
+                metrics += _faithfulness(explaining, name, model, held)
+                metrics += _sanity(explaining, name, model, held)
         if explaining.worlds.planted is not None:
             for bias in explaining.biases:
                 metrics += _sensitivity(explaining, name, model, bias)
@@ -178,7 +184,8 @@ def logits_of(model: AuditModel, x: torch.Tensor, device: str) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _shares(explaining: Explaining, name: str, world: str, relevance: np.ndarray, held: Held) -> list[Metric]:
+def _shares(explaining: Explaining, name: str, model: AuditModel, world: str, held: Held) -> list[Metric]:
+    relevance = relevance_of(model, held.x, held.y, explaining.composite, explaining.device)
     shares = explained_shares(relevance, held.artifact, held.region)
     return [
         record(name, world, "all", metric, mean_share(values, **explaining.resampling.options))
@@ -211,40 +218,47 @@ def _blanked_artifact(explaining: Explaining, name: str, model: AuditModel, held
     return rows
 
 
-def _beliefs(explaining: Explaining, name: str, model: AuditModel, relevance: np.ndarray, held: Held) -> list[Metric]:
-    """Return AOPC, conservation, and how alike the heatmaps are to those of random weights."""
-    config, seed = explaining.context.config.evaluate, explaining.context.config.seed
-    options, rows = explaining.resampling.options, []
-    places = evenly(len(held.rows), config.perturbation.samples)
-    some = held.first(config.perturbation.samples)
-    for fill in config.perturbation.fills if len(places) else []:
+def _faithfulness(explaining: Explaining, name: str, model: AuditModel, held: Held) -> list[Metric]:
+    """Return whether blanking what heatmaps call relevant lowers the output (AOPC), for every fill."""
+    config = explaining.context.config.evaluate.perturbation
+    some, rows = held.first(config.samples), []
+    if not len(some.rows):
+        return []
+    heatmaps = relevance_of(model, some.x, some.y, explaining.composite, explaining.device).sum(1)
+    for fill in config.fills:
         found = aopc_per_sample(
             model,
             some.x,
             some.y,
-            relevance[places].sum(1),
-            grid=config.perturbation.grid,
-            steps=config.perturbation.steps,
+            heatmaps,
+            grid=config.grid,
+            steps=config.steps,
             fill=fill,
-            output=config.perturbation.output,
+            output=config.output,
             ids=some.ids,
-            seed=seed,
+            seed=explaining.context.config.seed,
             device=explaining.device,
         )
         named = {"aopc_morf": found.morf, "aopc_lerf": found.lerf, "aopc_random": found.random, "aopc_gap": found.gap}
         rows += [
-            record(name, "asis", f"fill={fill}", metric, mean_share(values, **options))
+            record(name, "asis", f"fill={fill}", metric, mean_share(values, **explaining.resampling.options))
             for metric, values in named.items()
         ]
-    if not config.sanity_samples:
-        return rows
-    some = held.first(config.sanity_samples)
-    ratios = conservation(model, some.x, some.y, explaining.composite, explaining.device, without_biases=False)
-    median = bootstrap(ratios[~np.isnan(ratios)], np.median, **options)
-    rows.append(record(name, "asis", "all", "heatmap_conservation", median))
-    alike = randomised_similarity(model, some.x, some.y, explaining.composite, seed=seed, device=explaining.device)
-    rows.append(record(name, "asis", "all", "heatmap_randomisation", mean_share(alike, **options)))
     return rows
+
+
+def _sanity(explaining: Explaining, name: str, model: AuditModel, held: Held) -> list[Metric]:
+    """Return whether heatmaps add up to the logit, and how alike they are to those of random weights."""
+    some, options = held.first(explaining.context.config.evaluate.sanity_samples), explaining.resampling.options
+    if not len(some.rows):
+        return []
+    given = (model, some.x, some.y, explaining.composite)
+    ratios = conservation(*given, explaining.device, without_biases=False)
+    alike = randomised_similarity(*given, seed=explaining.context.config.seed, device=explaining.device)
+    return [
+        record(name, "asis", "all", "heatmap_conservation", bootstrap(ratios[~np.isnan(ratios)], np.median, **options)),
+        record(name, "asis", "all", "heatmap_randomisation", mean_share(alike, **options)),
+    ]
 
 
 def _sensitivity(explaining: Explaining, name: str, model: AuditModel, bias: Bias) -> list[Metric]:
