@@ -600,7 +600,7 @@ def test_data_and_network_of_the_users_own(own):
     ended = own.command()
     assert (ended.code, ended.err) == (0, "")
     assert own.bias.class_name == "down"
-    assert {row.world for row in own.metrics()} == {"asis", "attacked"}
+    assert {row.world for row in own.metrics()} == {"asis", "attacked", "inserted", "removed"}
     assert {row.model for row in own.metrics()} == {"original", "fine_tune", "p_clarc", "pipeline"}
     assert any(row.subgroup == "artifact=mark" and row.metric == "finding_precision" for row in own.metrics())
     assert any("pasting" in warning for warning in own.audit.warnings)

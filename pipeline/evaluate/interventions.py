@@ -117,6 +117,7 @@ def _effects(
             # what exceeds these is the artifact's doing, the rest that of pasting or filling
             elsewhere_effect = effect_of(untouched[name], control[name], control_rows)
             effect["flip_rate_elsewhere"] = elsewhere_effect["flip_rate"]
+            effect["flip_to_class_rate_elsewhere"] = elsewhere_effect["flip_to_class_rate"]
             effect["relative_logit_shift_elsewhere"] = elsewhere_effect["relative_logit_shift"]
         metrics += [record(name, direction, bias.id, metric, interval) for metric, interval in effect.items()]
     return metrics

@@ -151,16 +151,14 @@ def _removed(bias: Bias, index: MetricIndex) -> tuple[str, bool]:
 def _inserted(bias: Bias, index: MetricIndex) -> tuple[str, bool]:
     """Return what pasting the bias into other images does, "" where that was not measured, and whether it is clear."""
     turned = index.find(ORIGINAL, "inserted", bias.id, "flip_to_class_rate")
-    flips = index.find(ORIGINAL, "inserted", bias.id, "flip_rate")
-    control = index.find(ORIGINAL, "inserted", bias.id, "flip_rate_elsewhere")
-    shown = turned or flips
+    measured = "flip_to_class_rate" if turned else "flip_rate"
+    shown = turned or index.find(ORIGINAL, "inserted", bias.id, "flip_rate")
+    control = index.find(ORIGINAL, "inserted", bias.id, f"{measured}_elsewhere")
     if shown is None:
         return "", False
     share = f"{percent(shown.value)} of them"
     what = f"turns {share} into {bias.class_name}" if turned else f"changes the predictions of {share}"
-    # The control counts every change of a prediction, so only the rate of all changes is held against it.
-    clear = _beyond(flips, control) if flips else _beyond(shown, None)
-    return f"{PASTING} {what} {_samples(shown, control)}", clear
+    return f"{PASTING} {what} {_samples(shown, control)}", _beyond(shown, control)
 
 
 def _beyond(rate: Metric, control: Metric | None) -> bool:

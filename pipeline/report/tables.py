@@ -35,9 +35,8 @@ RELIANCE = (
 )
 PAIRED = ("accuracy_gain", "mcnemar_p", "mcnemar_p_adjusted", "auroc_gain", "delong_p", "delong_p_adjusted")
 CAUSAL = (
-    *("flip_rate", "flip_rate_elsewhere", "flip_to_class_rate"),
-    *("relative_logit_shift", "relative_logit_shift_elsewhere"),
-    *("probability_shift", "accuracy_change", "paste_seam"),
+    *("flip_rate", "flip_rate_elsewhere", "flip_to_class_rate", "flip_to_class_rate_elsewhere"),
+    *("relative_logit_shift", "relative_logit_shift_elsewhere", "accuracy_change", "paste_seam"),
 )
 Item = TypeVar("Item")
 

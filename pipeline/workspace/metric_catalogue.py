@@ -64,7 +64,7 @@ METRICS: dict[str, MetricEntry] = {
         "performance",
         "higher",
         "area under the receiver operating characteristic of a class against all others",
-        source="interval: DeLong et al., Biometrics 1988",
+        source="interval: DeLong et al., Biometrics 1988, on the logit scale",
     ),
     "macro_auroc": MetricEntry("Macro AUROC", "performance", "higher", "mean of the AUROCs of the classes"),
     "average_precision": MetricEntry(
@@ -200,6 +200,12 @@ METRICS: dict[str, MetricEntry] = {
     ),
     "accuracy_change": MetricEntry(
         "Change of accuracy", "causal", "none", "accuracy with the intervention minus without, on the same samples"
+    ),
+    "flip_to_class_rate_elsewhere": MetricEntry(
+        "Flips to the class, control",
+        "causal",
+        "none",
+        "the flips to the class when a region of the same shape elsewhere in the image is treated alike",
     ),
     "relative_logit_shift_elsewhere": MetricEntry(
         "Relative logit shift, control",

@@ -135,10 +135,13 @@ def test_a_model_that_reacts_to_any_region_alike_does_not_lean_on_the_bias(lines
     assert lines([LOGIT])[1].startswith("The model leans on")
     assert lines([LOGIT, falling])[1].startswith("No clear effect"), "any region lowers the logit as much"
     assert lines([LOGIT, row("relative_logit_shift_elsewhere", -0.1, -0.2, 0)])[1].startswith("The model leans on")
-    # pasting: the control counts every change, so every change is held against it
-    rows = [TURNED, row("flip_rate", 0.7, 0.6, 0.8, world="inserted")]
-    assert lines([*rows, row("flip_rate_elsewhere", 0.7, 0.6, 0.8, world="inserted")])[1].startswith("No clear effect")
-    assert lines([*rows, row("flip_rate_elsewhere", 0.1, 0.0, 0.2, world="inserted")])[1].startswith("The model leans")
+    # pasting: flips to the class are held against flips to the class
+    high, low = (
+        row("flip_to_class_rate_elsewhere", rate, rate - 0.1, rate + 0.1, world="inserted") for rate in (0.7, 0.2)
+    )
+    assert lines([TURNED, high])[1].startswith("No clear effect")
+    assert lines([TURNED, low])[1].startswith("The model leans")
+    assert "64 % of them into 8 (n = 500; the same done elsewhere: 20 %)" in lines([TURNED, low])[1]
 
 
 def test_nothing_changes_nothing(lines):
