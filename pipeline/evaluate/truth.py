@@ -39,9 +39,9 @@ def detection_metrics(
 
 
 def _prevalence(dataset: WorldView, bias: Bias, confidence: float) -> Metric:
-    """Return the share of the samples of the bias's class, outside the test split, that show it as revealed."""
-    usable = dataset.table["split"].to_numpy() != "test"
-    inside = usable & (dataset.table["label"].to_numpy() == bias.class_id)
+    """Return the share of the training samples of the bias's class that show it as revealed."""
+    training = dataset.table["split"].to_numpy() == "train"
+    inside = training & (dataset.table["label"].to_numpy() == bias.class_id)
     members = np.isin(dataset.table["id"].to_numpy()[inside], bias.sample_ids)
     return record(PIPELINE, "asis", bias.id, "prevalence", _share(members, confidence))
 
@@ -78,10 +78,11 @@ def _score_listed(
     confidence = resampling.confidence
     findings = context.directory.read_record("reveal/findings.json", Findings).findings
     ids, truth = dataset.table["id"].to_numpy(), dataset.artifact_flags(artifact)
-    test = dataset.table["split"].to_numpy() == "test"
+    split = dataset.table["split"].to_numpy()
+    test, training = split == "test", split == "train"
     subgroup = f"artifact={artifact}"
     best = best_finding(findings, ids, truth, ~test)
-    metrics = [record(PIPELINE, "asis", subgroup, "prevalence", _share(truth[~test], confidence))]
+    metrics = [record(PIPELINE, "asis", subgroup, "prevalence", _share(truth[training], confidence))]
     if best is not None:
         metrics += score_finding(best, ids, truth, ~test, subgroup, confidence)
         metrics.append(record(PIPELINE, "asis", subgroup, "finding_rank", exactly(best.rank, len(findings))))

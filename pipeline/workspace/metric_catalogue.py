@@ -296,7 +296,7 @@ METRICS: dict[str, MetricEntry] = {
         "Prevalence",
         "detection",
         "none",
-        "share of the samples outside the test split that show it; of a bias among the samples of its class",
+        "share of the training samples that show it; of a bias among those of its class",
     ),
     "finding_precision": MetricEntry(
         "Precision of the finding",
