@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from pipeline.workspace.waiting import NotYet, wait_for
 
 from .chunks import ChunkFolder, write_header
 from .seals import is_sealed, seal_path
+
+if TYPE_CHECKING:
+    import h5py
 
 FOLDER = "shards"
 
@@ -68,14 +72,39 @@ def join(path: Path, shards: Sequence[Path], layers: Mapping[str, str], attribut
             parts = [each.get(name, (0, None, None)) for each in described]
             if any((part[1], part[2]) != (shape, kind) for part in parts):
                 raise StoreError(f"the shards of {path} differ in '{name}'. Remove {path.parent}, and start again.")
-            layout = h5py.VirtualLayout((sum(part[0] for part in parts), *shape), kind)
-            start = 0
-            for source, (rows, _, _) in zip(relative, parts, strict=True):
-                layout[start : start + rows] = h5py.VirtualSource(source, name, (rows, *shape), kind)
-                start += rows
-            # What HDF5 returns for a shard that is missing: not zeros, which would look like data.
-            file.create_virtual_dataset(name, layout, fillvalue=np.nan if kind.kind == "f" else None)
+            _create_virtual(
+                file, name, [(source, part[0]) for source, part in zip(relative, parts, strict=True)], shape, kind
+            )
         write_header(file, layers, {**attributes, "shards": relative})
+
+
+def _create_virtual(
+    file: h5py.File, name: str, sources: Sequence[tuple[str, int]], shape: tuple[int, ...], kind: np.dtype
+) -> None:
+    """Create a virtual data set over the rows of the sources, each a file with its number of rows.
+
+    By HDF5's own functions, because the data set's time of creation must not be stored: the same shards give the same
+    bytes.
+    """
+    from h5py import h5d, h5p, h5s, h5t
+
+    whole = h5s.create_simple((sum(rows for _, rows in sources), *shape))
+    creation = h5p.create(h5p.DATASET_CREATE)
+    creation.set_obj_track_times(False)
+    if kind.kind == "f":
+        # What HDF5 returns for a shard that is missing: not zeros, which would look like data.
+        creation.set_fill_value(np.array(np.nan, kind))
+    start = 0
+    for source, rows in sources:
+        if not rows:
+            continue
+        part = whole.copy()
+        part.select_hyperslab((start, *(0 for _ in shape)), (rows, *shape))
+        creation.set_virtual(part, source.encode(), name.encode(), h5s.create_simple((rows, *shape)))
+        start += rows
+    links = h5p.create(h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    h5d.create(file.id, name.encode(), h5t.py_create(kind, logical=True), whole, creation, links)
 
 
 def remove_other_shards(shards: Sequence[Path], folder: Path) -> None:

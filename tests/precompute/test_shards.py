@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 
 import h5py
 import numpy as np
@@ -235,6 +236,7 @@ def test_the_store_may_be_moved_with_its_shards(joined, tmp_path, monkeypatch):
 def test_equal_shards_are_joined_to_equal_bytes(joined, make):
     expected = joined.read_bytes()
     joined.unlink()
+    time.sleep(1.1)  # HDF5 stores times, if it is not told otherwise, in seconds
     stage.run(make(0, 2))
     assert joined.read_bytes() == expected
 
