@@ -218,7 +218,7 @@ def remaining(rows: Sequence[Metric], index: MetricIndex, models: Sequence[str])
             for family in dict.fromkeys(subgroup.partition("=")[0] for subgroup in subgroups):
                 values = [subgroup for subgroup in subgroups if subgroup.startswith(f"{family}=")]
                 matrices += _spread_matrix(
-                    _title(metric, world, ""),
+                    f"{_title(metric, world, '')}, by {family}",
                     values,
                     False,
                     models,

@@ -167,6 +167,13 @@ def test_many_classes_are_spread_over_tables_with_a_row_for_every_model(build_me
     assert len({matrix.title for matrix in matrices}) == 2
 
 
+def test_every_table_of_the_remaining_has_a_title_of_its_own(build_metric):
+    subgroups = ("class=8", "group=8, with", "sex=female", "sex=male")
+    rows = [build_metric(subgroup=subgroup) for subgroup in subgroups]
+    titles = [matrix.title for matrix in remaining(rows, MetricIndex(rows), ["original"])]
+    assert [title.rpartition("by ")[2] for title in titles] == ["class", "group", "sex"]
+
+
 def test_a_model_without_a_figure_has_no_row_among_the_remaining(build_metric):
     rows = [build_metric("original", name="brier_score")]
     (matrix,) = remaining(rows, MetricIndex(rows), ["original", "rrr"])
