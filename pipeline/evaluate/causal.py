@@ -12,8 +12,7 @@ import numpy as np
 from scipy.special import softmax
 
 from pipeline.data.pasted import PastedView
-from pipeline.statistics import Interval, bootstrap, wilson
-from pipeline.statistics.intervals import unmeasured
+from pipeline.statistics import Interval, bootstrap, paired_mean_change, unmeasured, wilson
 
 Direction = Literal["inserted", "removed"]
 SMALLEST_MEAN_LOGIT = 1e-6
@@ -60,14 +59,15 @@ def intervention(
     was, becomes = before.argmax(1), after.argmax(2)
     concerned = (was != class_id) if direction == "inserted" else (was == class_id)
     moved = (becomes == class_id) if direction == "inserted" else (becomes != class_id)
-    logit = before[:, class_id].astype(np.float64)
-    change = after[:, :, class_id].mean(0, dtype=np.float64) - logit
+    logits = before[:, class_id].astype(np.float64), after[:, :, class_id].mean(0, dtype=np.float64)
     probabilities = [softmax(each.astype(np.float64), axis=-1)[..., class_id] for each in (before, after)]
     return changed | {
         "flip_to_class_rate": mean_of_shares(moved[:, concerned], **resampling),
-        "logit_shift": bootstrap(change, **resampling),
-        "relative_logit_shift": ratio_of_sums(change, np.abs(logit), SMALLEST_MEAN_LOGIT, **resampling),
-        "probability_shift": bootstrap(probabilities[1].mean(0) - probabilities[0], **resampling),
+        "logit_shift": paired_mean_change(*logits, **resampling),
+        "relative_logit_shift": ratio_of_sums(
+            logits[1] - logits[0], np.abs(logits[0]), SMALLEST_MEAN_LOGIT, **resampling
+        ),
+        "probability_shift": paired_mean_change(probabilities[0], probabilities[1].mean(0), **resampling),
     }
 
 

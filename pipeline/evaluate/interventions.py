@@ -24,6 +24,7 @@ from pipeline.workspace.records import Bias, EvaluationPicture, Metric
 from pipeline.workspace.stage import StageContext
 
 from .causal import Direction, intervention, paste_seam
+from .detection import PIPELINE
 from .explanations import evenly
 from .performance import Resampling
 from .pictures import Changes, intervention_sheet, predictions
@@ -79,7 +80,7 @@ def intervene(
         elsewhere = insertion_control_views(root, asis, bias, grow, seed, placements)
         metrics += _effects(test, models, "inserted", pasted, elsewhere, rows, rows)
         seam = paste_seam(pasted, rows, **test.resampling.options)
-        metrics += [record("pipeline", "inserted", bias.id, "paste_seam", seam)]
+        metrics += [record(PIPELINE, "inserted", bias.id, "paste_seam", seam)]
         drawn += _picture(test, models, preferred, "inserted", pasted[0], rows)
     filled, rows = removal_view(root, asis, bias, grow)
     rows = test.limited(rows)

@@ -132,30 +132,6 @@ def aopc(drops: np.ndarray) -> np.ndarray:
     return drops.mean(-1)
 
 
-def aopc_at_area(drops: np.ndarray, area: float, *, cell_count: int) -> np.ndarray:
-    """Return the mean fall `[B]` while the blanked share of the image grows from 0 to `area`; for grids that differ.
-
-    Args:
-        drops: `[B, K + 1]`.
-        area: in (0, K / cells]; between two steps the fall counts as linear. Cells count as equally large.
-        cell_count: into how many cells the image was divided.
-
-    Raises:
-        DataError: the curves do not reach that area.
-    """
-    last = area * cell_count
-    if not 0 < last <= drops.shape[-1] - 1 + 1e-9:
-        raise DataError(
-            f"The curves blank {drops.shape[-1] - 1} of {cell_count} cells, so the area {area} is not among them. "
-            "Ask for a smaller one above 0, or take more steps (evaluate.perturbation.steps)."
-        )
-    whole = min(int(last), drops.shape[-1] - 2)
-    at_end = drops[..., whole] + (last - whole) * (drops[..., whole + 1] - drops[..., whole])
-    heights = np.concatenate([drops[..., : whole + 1], at_end[..., None]], axis=-1)
-    widths = np.append(np.ones(whole), last - whole)
-    return ((heights[..., 1:] + heights[..., :-1]) / 2 * widths).sum(-1) / last
-
-
 def artifact_aopc(
     model: nn.Module,
     x: torch.Tensor,

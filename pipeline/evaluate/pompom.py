@@ -14,7 +14,7 @@ def pompom(heatmap: np.ndarray, mask: np.ndarray | None, epsilon: float = EPSILO
     """Return the percentage of meaningful pixels outside the mask as a share in [0, 1): lower is better.
 
     Number of pixels with (1 - m) |h| > epsilon, over the number of those with (1 - m) > epsilon. Maps that are nowhere
-    exactly 0 reach about 1 whatever they show: read it beside `pompom_scaled` and `mean_activation`.
+    exactly 0 reach about 1 whatever they show: read it beside `pompom_scaled`.
 
     Args:
         heatmap: h `[H, W]`.
@@ -37,11 +37,6 @@ def pompom_scaled(heatmap: np.ndarray, mask: np.ndarray | None, threshold: float
     size = np.abs(heatmap)
     strongest = size.max()
     return _share_outside(size / strongest, mask, threshold) if strongest > 0 else math.nan
-
-
-def mean_activation(heatmap: np.ndarray) -> float:
-    """Return the mean of |h|, in units of the heatmap; near 0, a low share outside the mask is no merit."""
-    return float(np.abs(heatmap).mean())
 
 
 def _share_outside(size: np.ndarray, mask: np.ndarray | None, least: float) -> float:

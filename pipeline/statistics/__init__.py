@@ -16,7 +16,7 @@ from .classification import (
 )
 from .independent import difference_of_independent
 from .intervals import Interval, bootstrap, over_seeds, unmeasured, wilson
-from .multilabel import LabelScores, exact_match, label_scores, multilabel_macro_f1
+from .multilabel import exact_match, multilabel_macro_f1
 from .multiplicity import holm
 from .operating_point import choose_threshold, sensitivity_specificity
 from .paired import accuracy_gain, mcnemar, paired_mean_change
@@ -24,7 +24,6 @@ from .ranking import average_precision, kendall_tau, macro_average_precision
 
 __all__ = [
     "Interval",
-    "LabelScores",
     "accuracy",
     "accuracy_gain",
     "auroc",
@@ -43,7 +42,6 @@ __all__ = [
     "exact_match",
     "holm",
     "kendall_tau",
-    "label_scores",
     "macro_auroc",
     "macro_average_precision",
     "macro_f1",

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from .checks import binary_table, equal_lengths
-from .classification import class_f1, class_precision
 from .intervals import Interval, enclosing, percentile_interval, unmeasured, widened, wilson
 from .resampling import resampled_counts
-
-
-class LabelScores(NamedTuple):
-    """Scores of one label, each in [0, 1] and nan where no sample defines it.
-
-    Attributes:
-        precision: share of the samples given the label that have it.
-        recall: share of the samples with the label that are given it.
-        f1: harmonic mean of both.
-    """
-
-    precision: Interval
-    recall: Interval
-    f1: Interval
 
 
 def exact_match(flags: np.ndarray, predicted: np.ndarray, confidence: float = 0.95) -> Interval:
@@ -39,34 +22,6 @@ def exact_match(flags: np.ndarray, predicted: np.ndarray, confidence: float = 0.
     """
     flags, predicted = _checked(flags, predicted)
     return wilson((flags == predicted).all(axis=1).sum(), len(flags), confidence)
-
-
-def label_scores(
-    flags: np.ndarray,
-    predicted: np.ndarray,
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> list[LabelScores]:
-    """Return precision and recall, with Wilson's intervals, and F1 as `class_f1`, of each of the K labels.
-
-    Args:
-        flags, predicted: as in `exact_match`.
-        resamples, confidence, seed: of the interval of the F1; as in `class_f1`.
-
-    Raises:
-        DataError: when shapes differ or values are not binary.
-    """
-    flags, predicted = _checked(flags, predicted)
-    return [
-        LabelScores(
-            class_precision(truth, given, 1, confidence),
-            wilson((truth & given).sum(), truth.sum(), confidence),
-            class_f1(truth, given, 1, resamples=resamples, confidence=confidence, seed=seed),
-        )
-        for truth, given in zip(flags.T, predicted.T, strict=True)
-    ]
 
 
 def multilabel_macro_f1(

@@ -10,7 +10,6 @@ from torch import nn
 from pipeline.errors import ConfigError, DataError
 from pipeline.evaluate.perturbation import (
     aopc,
-    aopc_at_area,
     aopc_curves,
     aopc_per_sample,
     artifact_aopc,
@@ -292,22 +291,6 @@ def test_blur_is_a_gaussian_of_a_tenth_of_the_shorter_side():
     expected = gaussian_filter(x[0, 0].double().numpy(), 4.0, truncate=8)
     inner = slice(16, 25), slice(16, 45)  # far enough from the border
     np.testing.assert_allclose(filled(x, "blur", ids=["a"], seed=0)[0, 0][inner], expected[inner], rtol=1e-3)
-
-
-def test_the_area_up_to_a_share_of_the_image_does_not_depend_on_the_grid():
-    straight = np.linspace(0, 1, 11)[None]  # 10 cells, blanked all
-    fine = np.linspace(0, 1, 101)[None]
-    assert aopc_at_area(straight, 0.3, cell_count=10)[0] == pytest.approx(0.15)
-    assert aopc_at_area(straight, 0.25, cell_count=10)[0] == pytest.approx(0.125)
-    assert aopc_at_area(fine, 0.25, cell_count=100)[0] == pytest.approx(0.125)
-    assert aopc_at_area(straight, 1.0, cell_count=10)[0] == pytest.approx(0.5)
-    rng = np.random.default_rng(0)
-    drops, at = rng.random((3, 6)), np.linspace(0, 2.3 / 9, 100_001)
-    expected = [np.interp(at, np.arange(6) / 9, row).mean() for row in drops]
-    np.testing.assert_allclose(aopc_at_area(drops, 2.3 / 9, cell_count=9), expected, atol=1e-4)
-    for area in (0, 0.7):
-        with pytest.raises(DataError, match="blank 5 of 9 cells"):
-            aopc_at_area(drops, area, cell_count=9)
 
 
 def test_steps_and_sizes_that_do_not_fit_are_refused():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.evaluate.pompom import mean_activation, pompom, pompom_scaled
+from pipeline.evaluate.pompom import pompom, pompom_scaled
 
 MASK = np.zeros((4, 4))
 MASK[:2, :2] = 1
@@ -49,7 +49,3 @@ def test_the_scaled_variant_counts_from_a_share_of_the_strongest_pixel_on_and_ig
 def test_soft_masks_weigh_what_lies_outside():
     soft = np.full((2, 2), 0.5)
     assert pompom(np.array([[3e-6, 1.5e-6], [0, 0]]), soft) == pytest.approx(1 / 4, abs=1e-6)
-
-
-def test_the_mean_activation_ignores_signs():
-    assert mean_activation(np.array([[1.0, -3.0], [0, 0]])) == 1

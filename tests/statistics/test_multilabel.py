@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from pipeline.errors import DataError
-from pipeline.statistics import bootstrap, class_f1, exact_match, label_scores, multilabel_macro_f1, wilson
+from pipeline.statistics import bootstrap, exact_match, multilabel_macro_f1, wilson
 
 
 @pytest.fixture
@@ -22,18 +22,6 @@ def test_values_equal_sklearn(tables):
     assert exact_match(flags, given) == wilson(round(150 * accuracy_score(flags, given)), 150)
     found = multilabel_macro_f1(flags, given)
     assert found.value == pytest.approx(f1_score(flags, given, average="macro")) and found.n == 150
-    scores = label_scores(flags, given)
-    assert [each.f1.value for each in scores] == pytest.approx(list(f1_score(flags, given, average=None)))
-
-
-def test_scores_of_a_label_are_those_of_two_classes(tables):
-    flags, given = tables
-    for place, found in enumerate(label_scores(flags, given, resamples=50, confidence=0.9, seed=2)):
-        truth, chosen = flags[:, place], given[:, place]
-        both = (truth & chosen).sum()
-        assert found.precision == wilson(both, chosen.sum(), 0.9)
-        assert found.recall == wilson(both, truth.sum(), 0.9)
-        assert found.f1 == class_f1(truth, chosen, 1, resamples=50, confidence=0.9, seed=2)
 
 
 def test_the_interval_of_the_mean_is_that_of_resampled_samples(tables):
@@ -54,7 +42,6 @@ def test_labels_that_no_sample_has_are_left_out_and_nothing_is_nan(tables):
     wider = [np.concatenate([each, np.zeros((150, 1), bool)], axis=1) for each in tables]
     wider[1][:5, 4] = True
     assert multilabel_macro_f1(*wider) == multilabel_macro_f1(flags, given)
-    assert math.isnan(label_scores(*wider)[4].f1.value) and math.isnan(label_scores(*wider)[4].recall.value)
     assert math.isnan(multilabel_macro_f1(flags & False, given).value)
     assert math.isnan(exact_match(flags[:0], given[:0]).value)
 
@@ -67,7 +54,7 @@ def test_a_label_that_few_have_is_left_out_of_resamples_without_it():
 
 def test_wrong_tables_are_named(tables):
     flags, given = tables
-    for measure in (exact_match, label_scores, multilabel_macro_f1):
+    for measure in (exact_match, multilabel_macro_f1):
         with pytest.raises(DataError, match=r"predicted must have .*\[N, 4\], not \(150, 3\)"):
             measure(flags, given[:, :3])
         with pytest.raises(DataError, match="flags has 150, predicted has 149"):
